@@ -1,0 +1,51 @@
+# Every target makes the virtual environment when it is missing; nothing but Python 3.11+ and make is needed beforehand.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test check format bench clean
+help:
+	@echo "make demo    four boards on this machine classify a photo together"
+	@echo "make test    the whole default test suite"
+	@echo "make check   format, lint, types, import contracts"
+	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
+	@echo "make format  rewrite the code in the house format"
+	@echo "make clean   remove the virtual environment and caches"
+
+$(VENV)/.base: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tokenring needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[check,test]'
+	@touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/peerctl up --boards 4 -- $(BIN)/peerctl infer docs/photos/chelsea.png --explain
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tools.bench.round_overhead
+	$(BIN)/python -m tools.bench.work_split
+	$(BIN)/python -m tools.bench.standing_by
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
