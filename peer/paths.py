@@ -1,0 +1,70 @@
+"""Where things lie on a machine: system paths for the service, XDG paths for a person.
+
+Reads the environment it is given and looks whether files exist; never creates anything.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET_NAME = "peerd.sock"
+CONFIG_NAME = "peerd.toml"
+SYSTEM_CONFIG = Path("/etc/tokenring") / CONFIG_NAME
+SYSTEM_STATE = Path("/var/lib/tokenring")
+SYSTEM_SOCKET = Path("/run/tokenring") / SOCKET_NAME
+
+# sun_path holds 108 bytes with the closing zero (unix(7)).
+SOCKET_PATH_LIMIT_BYTES = 107
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The default places of one daemon."""
+
+    config_file: Path
+    state_dir: Path
+    socket: Path
+
+
+def places(environ: Mapping[str, str], *, uid: int, system_config: Path = SYSTEM_CONFIG) -> Places:
+    """Choose the places: the service's under systemd or for root with a system configuration, else a person's.
+
+    systemd names the directories it made in STATE_DIRECTORY and RUNTIME_DIRECTORY; several are separated by colons.
+    """
+    if "STATE_DIRECTORY" in environ or (uid == 0 and system_config.is_file()):
+        runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        return Places(
+            config_file=system_config,
+            state_dir=Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or SYSTEM_STATE),
+            socket=Path(runtime) / SOCKET_NAME if runtime else SYSTEM_SOCKET,
+        )
+    state_dir = _xdg(environ, "XDG_STATE_HOME", ".local/state")
+    runtime_dir = environ.get("XDG_RUNTIME_DIR", "")
+    return Places(
+        config_file=_xdg(environ, "XDG_CONFIG_HOME", ".config") / CONFIG_NAME,
+        state_dir=state_dir,
+        socket=(Path(runtime_dir) / "tokenring" if os.path.isabs(runtime_dir) else state_dir) / SOCKET_NAME,
+    )
+
+
+def control_socket(environ: Mapping[str, str], *, uid: int, system_socket: Path = SYSTEM_SOCKET) -> Path:
+    """The socket that `peerctl` speaks to: TOKENRING_SOCKET, else the person's daemon, else the system's."""
+    named = environ.get("TOKENRING_SOCKET")
+    if named:
+        return Path(named)
+    own = places(environ, uid=uid).socket
+    return system_socket if not own.exists() and system_socket.exists() else own
+
+
+def checkout_models() -> Path | None:
+    """`models_onnx/` beside the packages, when they are installed from a checkout."""
+    folder = Path(__file__).resolve().parent.parent / "models_onnx"
+    return folder if folder.is_dir() else None
+
+
+def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    """A person's base directory; the XDG specification says that a relative value must be ignored."""
+    value = environ.get(variable, "")
+    base = Path(value) if os.path.isabs(value) else Path(environ.get("HOME") or Path.home()) / fallback
+    return base / "tokenring"
