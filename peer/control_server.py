@@ -1,0 +1,247 @@
+"""The daemon's end of the control socket: who may connect, how much may wait, and how a request is carried out.
+
+Guards the daemon against its clients: each frame has a deadline, each length a limit, connections and waiting image
+bytes are counted. A client that goes away cancels its request. Decides nothing about boards or models; it asks the
+`ControlApi` it was given.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from peer.control_protocol import (
+    MAX_BODY_BYTES,
+    MAX_REQUEST_HEADER_BYTES,
+    PREFIX_BYTES,
+    Header,
+    decode_header,
+    encode,
+    error_fields,
+    header_bytes,
+)
+from peer.control_socket import inode, listen, remove
+from peer.errors import BadFrame, DeadlineExceeded, PeerError, Refused
+from peer.records import from_json, to_json
+from peer.reports import (
+    InferQuery,
+    InferReport,
+    MemberReport,
+    ModelReport,
+    RingReport,
+    StatusReport,
+    VerifyReport,
+)
+
+MAX_CONNECTIONS = 64
+# From the first byte of a frame to its last, and for a client to take its answer.
+FRAME_DEADLINE_S = 5.0
+# A connection that asks nothing makes room for others after this long.
+IDLE_DEADLINE_S = 60.0
+# Two of the largest requests may wait for the ring at once; a third is refused.
+MAX_WAITING_BYTES = 2 * MAX_BODY_BYTES
+_MAX_TOP = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class ControlApi(Protocol):
+    """What the daemon answers; every method raises a PeerError when it cannot, and may be cancelled."""
+
+    async def status(self) -> StatusReport:
+        """About this board itself."""
+
+    async def members(self) -> Sequence[MemberReport]:
+        """Every board known, this one included."""
+
+    async def ring(self) -> RingReport:
+        """The order of the boards and the tokens of each."""
+
+    async def models(self) -> Sequence[ModelReport]:
+        """Models of this board and of the ring."""
+
+    async def verify(self, model: str) -> VerifyReport:
+        """Hash the model's folder again; NoSuchModel, or Refused naming the first wrong file."""
+
+    async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
+        """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
+
+
+class ControlServer:
+    """Serves one unix socket; `async with control_server(...)` makes it and takes it away."""
+
+    def __init__(self, api: ControlApi) -> None:
+        self._api = api
+        self._connections = 0
+        self._waiting_bytes = 0
+        # Connections between two requests, the longest idle first.
+        self._idle: dict[asyncio.StreamWriter, None] = {}
+
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one client until it leaves, stalls, or breaks the protocol."""
+        self._connections += 1
+        try:
+            if self._connections > MAX_CONNECTIONS and not self._hang_up_on_longest_idle():
+                await _send(writer, error_fields(Refused(f"{MAX_CONNECTIONS} requests are under way; try again later")))
+                return
+            first: bytes | None = b""
+            while first is not None:
+                first = await self._serve_frame(first, reader, writer)
+        except PeerError as exc:
+            # What follows in the stream has no meaning after a broken frame: say so, and hang up.
+            _log.debug("control client: %s", exc)
+            with contextlib.suppress(OSError):
+                await _send(writer, error_fields(exc))
+        except (OSError, EOFError) as exc:
+            _log.debug("control client went away: %r", exc)
+        finally:
+            self._connections -= 1
+            self._idle.pop(writer, None)
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()
+            else:
+                writer.close()
+
+    def _hang_up_on_longest_idle(self) -> bool:
+        """Make room by closing the connection that has asked nothing for longest; False when all are busy."""
+        longest = next(iter(self._idle), None)
+        if longest is None:
+            return False
+        del self._idle[longest]
+        longest.transport.abort()
+        return True
+
+    async def _serve_frame(
+        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes | None:
+        """Read and answer one frame that begins with `first`; the next one's first byte, or None at the end."""
+        if not first:
+            self._idle[writer] = None
+            async with asyncio.timeout(IDLE_DEADLINE_S):
+                first = await reader.read(1)
+            self._idle.pop(writer, None)
+            if not first:
+                return None
+        async with contextlib.AsyncExitStack() as request:
+            try:
+                async with asyncio.timeout(FRAME_DEADLINE_S):
+                    header, blobs = await request.enter_async_context(self._frame(first, reader))
+            except TimeoutError as exc:
+                raise DeadlineExceeded(f"a frame took longer than {FRAME_DEADLINE_S:g} s; send it in one go") from exc
+            following, answer = await self._answer_while_listening(header, blobs, reader)
+            await _send(writer, answer)
+        return following
+
+    @contextlib.asynccontextmanager
+    async def _frame(self, first: bytes, reader: asyncio.StreamReader) -> AsyncIterator[tuple[Header, Sequence[bytes]]]:
+        """One request's header and images; its bytes count as waiting until the block ends."""
+        prefix = first + await reader.readexactly(PREFIX_BYTES - len(first))
+        header = decode_header(await reader.readexactly(header_bytes(prefix, limit_bytes=MAX_REQUEST_HEADER_BYTES)))
+        if self._waiting_bytes + header.body_bytes > MAX_WAITING_BYTES:
+            raise Refused("too many images wait for this daemon; try again later")
+        self._waiting_bytes += header.body_bytes
+        try:
+            yield header, [await reader.readexactly(count) for count in header.blob_bytes]
+        finally:
+            self._waiting_bytes -= header.body_bytes
+
+    async def _answer_while_listening(
+        self, header: Header, blobs: Sequence[bytes], reader: asyncio.StreamReader
+    ) -> tuple[bytes | None, Mapping[str, object]]:
+        """The answer, and the next frame's first byte if it came early; a client that hangs up cancels the request."""
+        answer = asyncio.ensure_future(self._answer(header, blobs))
+        listen = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait((answer, listen), return_when=asyncio.FIRST_COMPLETED)
+            if listen.done() and not listen.result():
+                raise EOFError("the client left before its answer")
+            return (listen.result() if listen.done() else b""), await answer
+        finally:
+            answer.cancel()
+            listen.cancel()
+            await asyncio.gather(answer, listen, return_exceptions=True)
+
+    async def _answer(self, header: Header, blobs: Sequence[bytes]) -> Mapping[str, object]:
+        try:
+            return {"ok": True, **await self._carry_out(header.fields, blobs)}
+        except PeerError as exc:
+            return error_fields(exc)
+        except Exception:  # noqa: BLE001 - one request's surprise must not take the daemon along; it is logged whole
+            _log.exception("control request failed unexpectedly")
+            return error_fields(PeerError("the daemon made a mistake; its log has the details"))
+
+    async def _carry_out(self, fields: Mapping[str, Any], blobs: Sequence[bytes]) -> Mapping[str, object]:
+        # Any: JSON values as they came; each operation checks its own.
+        operation, arguments = fields.get("op"), {key: value for key, value in fields.items() if key != "op"}
+        if operation == "infer":
+            query = from_json(InferQuery, arguments, strict=True, where="infer")
+            check_query(query, len(blobs))
+            return {"results": to_json(await self._api.infer(query, blobs))}
+        if blobs:
+            raise BadFrame("only infer takes images")
+        if operation == "verify":
+            model = arguments.pop("model", None)
+            if not isinstance(model, str) or arguments:
+                raise BadFrame("verify takes the name of one model")
+            return dict(to_json(await self._api.verify(model)))
+        if arguments:
+            raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
+        match operation:
+            case "status":
+                return dict(to_json(await self._api.status()))
+            case "members":
+                return {"members": to_json(await self._api.members())}
+            case "ring":
+                return dict(to_json(await self._api.ring()))
+            case "models":
+                return {"models": to_json(await self._api.models())}
+            case _:
+                raise BadFrame(f"unknown operation {str(operation)[:80]!r}; is peerctl of another version?")
+
+
+def check_query(query: InferQuery, images: int) -> None:
+    """Refuse what no model could answer; BadFrame or Refused."""
+    if not query.inputs or len(query.inputs) != images:
+        raise BadFrame(f"{len(query.inputs)} names for {images} images")
+    if query.boards is not None and query.boards < 1:
+        raise Refused(f"{query.boards} boards cannot run a model; ask for 1 or more")
+    if not 1 <= query.top <= _MAX_TOP:
+        raise Refused(f"top {query.top} is not between 1 and {_MAX_TOP}")
+    if query.mode not in ("auto", "single", "sequence"):
+        raise Refused(f"unknown mode {query.mode[:80]!r}; take auto, single or sequence")
+    if query.exchange not in (None, "ring", "direct"):
+        raise Refused(f"unknown exchange {query.exchange[:80]!r}; take ring or direct")
+    if query.deadline_s is not None and query.deadline_s <= 0:
+        raise Refused("the deadline must be later than now")
+
+
+@contextlib.asynccontextmanager
+async def control_server(api: ControlApi, path: Path) -> AsyncIterator[ControlServer]:
+    """Serve `api` on the unix socket `path` while the block runs; ConfigError when another daemon answers there."""
+    listener = listen(path)
+    ours = inode(path)
+    server = ControlServer(api)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(server.serve_connection(reader, writer), name="control-client")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    serving = await asyncio.start_unix_server(accept, sock=listener)
+    try:
+        yield server
+    finally:
+        serving.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        remove(path, ours)
+
+
+async def _send(writer: asyncio.StreamWriter, fields: Mapping[str, object]) -> None:
+    writer.writelines(encode(fields))
+    async with asyncio.timeout(FRAME_DEADLINE_S):
+        await writer.drain()

@@ -1,0 +1,209 @@
+"""What a daemon reports over its control socket, and what a client may ask of it: one frozen record per thing.
+
+Field names are the stable keys of `peerctl --json`. Ids are short hexadecimal texts; `_ms` milliseconds, `_s` seconds,
+`_bytes` bytes; token ranges are [start, stop). Holds no behaviour.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport:
+    """One daemon about itself."""
+
+    id: str
+    name: str
+    endpoint: str
+    version: str
+    protocol: int
+    pid: int
+    ready: bool
+    uptime_s: float
+    epoch: int
+    # This board included.
+    boards_alive: int
+    rss_bytes: int
+    threads: int
+    default_model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberReport:
+    """One board as the asked daemon sees it."""
+
+    id: str
+    name: str
+    endpoint: str
+    # alive, suspect, dead, left, incompatible or refused
+    status: str
+    reason: str
+    incarnation: int
+    models: tuple[str, ...]
+    rtt_ms: float | None
+    # Relative computing speed as the board measured it; None until it has.
+    speed: float | None
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingReport:
+    """The order of the boards, and the tokens of `model` that each would hold."""
+
+    epoch: int
+    order: tuple[str, ...]
+    self_: str
+    names: Mapping[str, str]
+    model: str | None
+    tokens: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecErrorReport:
+    """How far a codec's output was from its input when it was made; `kind` says in which measure."""
+
+    kind: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecReport:
+    """One codec of a model."""
+
+    name: str
+    kind: str
+    source: str
+    # Mean over the blocks of the bits that one token's code takes.
+    bits_per_token: float
+    bits_per_block: tuple[float, ...]
+    # Bits of the same values as f32, over the bits of the code.
+    compression: float
+    error: CodecErrorReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model that this board, or another board of the ring, has."""
+
+    name: str
+    model_id: str
+    bytes: int
+    task: str
+    # How many labels the head tells apart.
+    labels: int
+    tokens: int
+    width: int
+    blocks: int
+    default: bool
+    default_codec: str
+    boards: tuple[str, ...]
+    provenance: Mapping[str, str]
+    codecs: tuple[CodecReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """A model's folder after every file of it was hashed again and found right."""
+
+    model: str
+    model_id: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferQuery:
+    """What a client asks of `infer`, beside the images; None means "choose". All inputs form one batch."""
+
+    # One name per image, to speak of it in the result and in errors.
+    inputs: tuple[str, ...]
+    model: str | None = None
+    boards: int | None = None
+    codec: str | None = None
+    exchange: str | None = None
+    mode: str = "auto"
+    top: int = 5
+    logits: bool = False
+    deadline_s: float | None = None
+    allow_degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReport:
+    """One of the likeliest labels."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareReport:
+    """A board that took part, and its content tokens."""
+
+    id: str
+    name: str
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingReport:
+    """Where the slowest board's time went."""
+
+    prepare_ms: float
+    compute_ms: float
+    wait_ms: float
+    gather_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardCostReport:
+    """What one request cost one board."""
+
+    id: str
+    name: str
+    tokens: tuple[int, int]
+    prepare_ms: float
+    compute_ms: float
+    wait_ms: float
+    encode_ms: float
+    decode_ms: float
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainReport:
+    """Why the request ran the way it did, and what it cost each board."""
+
+    reason: str
+    boards: tuple[BoardCostReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferReport:
+    """The result for one input."""
+
+    input: str
+    request: str
+    model: str
+    # sha256 of the manifest, hexadecimal
+    model_id: str
+    top: tuple[LabelReport, ...]
+    # "single": one board had all tokens; "sequence": the tokens were split over boards.
+    mode: str
+    codec: str | None
+    exchange: str | None
+    boards: tuple[ShareReport, ...]
+    latency_ms: float
+    predicted_ms: float | None
+    rounds: int
+    attempts: int
+    degraded: bool
+    lost: tuple[str, ...]
+    # Packed codes sent by all boards; everything handed to the sockets; image data sent to boards.
+    payload_bytes: int
+    wire_bytes: int
+    input_bytes: int
+    timing: TimingReport
+    explain: ExplainReport | None = None
+    logits: tuple[float, ...] | None = None
