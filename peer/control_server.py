@@ -63,7 +63,7 @@ class ControlApi(Protocol):
         """Models of this board and of the ring."""
 
     async def verify(self, model: str) -> VerifyReport:
-        """Hash the model's folder again; NoSuchModel, or Refused naming the first wrong file."""
+        """Hash the model's folder again; NoSuchModel, or CheckFailed naming the first wrong file."""
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""

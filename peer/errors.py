@@ -14,6 +14,7 @@ PeerError
 ├── RequestError                  one request failed; the daemon is well
 │   ├── NoDaemon                  nobody answers on the control socket
 │   ├── NoSuchModel
+│   ├── CheckFailed               a digest or another check of what lies on disk came out wrong
 │   ├── Refused                   understood, and declined: busy, draining, an unknown codec or option
 │   ├── BadInput                  the file given is not an image that can be classified
 │   ├── DeadlineExceeded
@@ -123,6 +124,13 @@ class NoSuchModel(RequestError):
 
     kind = "no-such-model"
     exit_code = ExitCode.REFUSED
+
+
+class CheckFailed(RequestError):
+    """A digest, or another check of what lies on disk, came out wrong."""
+
+    kind = "check-failed"
+    exit_code = ExitCode.CHECK_FAILED
 
 
 class Refused(RequestError):

@@ -1,0 +1,208 @@
+"""`peerctl infer`: classify images over the ring."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from peer.cli_inputs import gather, read_image
+from peer.cli_output import Asked, Progress, bar, bold, count, printable, say_json, shared_options, table
+from peer.control_client import ControlClient
+from peer.control_protocol import MAX_BLOBS, MAX_BODY_BYTES, MAX_INPUT_NAME
+from peer.errors import BadInput, DeadlineExceeded, PeerError
+from peer.reports import InferQuery, InferReport
+
+# Longer than the daemon's own deadline, so that its better explained answer arrives first.
+_DEADLINE_GRACE_S = 2.0
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="Model to use  [the daemon's default].")
+@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [the planner chooses].")
+@click.option("--codec", help="How codes are packed on the way (see peerctl models show).")
+@click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards.")
+@click.option(
+    "--mode", type=click.Choice(["auto", "single", "sequence"]), default="auto", help="One board, or tokens split."
+)
+@click.option("--top", type=click.IntRange(1, 1000), default=5, help="Labels to show  [5].")
+@click.option("--logits", is_flag=True, help="All raw outputs as well (with --json).")
+@click.option("--deadline", type=click.FloatRange(0.001, 86_400), metavar="SECONDS", help="Fail when not done by then.")
+@click.option("--allow-degraded", is_flag=True, help="Accept a result that misses tokens of lost boards.")
+@click.option("--batch", type=click.IntRange(1, MAX_BLOBS), default=1, help="Images per request  [1].")
+@click.option("--explain", is_flag=True, help="What the request cost each board, and why it ran so.")
+@shared_options
+@click.pass_context
+def infer(
+    ctx: click.Context,
+    *,
+    files: tuple[Path, ...],
+    model: str | None,
+    boards: int | None,
+    codec: str | None,
+    exchange: str | None,
+    mode: str,
+    top: int,
+    logits: bool,
+    deadline: float | None,
+    allow_degraded: bool,
+    batch: int,
+    explain: bool,
+    as_json: bool,
+    socket: Path | None,
+    timeout: float | None,
+) -> None:
+    """Classify images over the ring. A folder means every image in it.
+
+    \b
+    Examples:
+      peerctl infer photo.jpg
+      peerctl infer photo.jpg --boards 4 --codec int8 --explain
+      peerctl infer photos/ --json > results.jsonl
+    """
+    asked = Asked(socket=socket, json=as_json, timeout_s=timeout or (deadline and deadline + _DEADLINE_GRACE_S))
+    query = InferQuery(
+        inputs=(),
+        model=model,
+        boards=boards,
+        codec=codec,
+        exchange=exchange,
+        mode=mode,
+        top=top,
+        logits=logits,
+        deadline_s=deadline,
+        allow_degraded=allow_degraded,
+    )
+    with asked.client() as client:
+        ctx.exit(_Run(client=client, query=query, as_json=as_json, explain=explain).classify(files, batch))
+
+
+class _Run:
+    """One invocation: sends the files, prints what comes back, and remembers what failed."""
+
+    def __init__(self, *, client: ControlClient, query: InferQuery, as_json: bool, explain: bool) -> None:
+        self._client = client
+        self._query = query
+        self._as_json = as_json
+        self._explain = explain
+        self._failures: list[PeerError] = []
+        self._progress = Progress(0)
+
+    def classify(self, named: tuple[Path, ...], batch: int) -> int:
+        """All files named; returns the exit code, that of the first failure."""
+        paths, failures = gather(named)
+        self._progress = Progress(len(paths))
+        for failure in failures:
+            self._fail(failure)
+        done = 0
+        for group, images in self._groups(paths, batch):
+            self._progress.show(done, group[0].name)
+            self._send(group, images)
+            done += len(group)
+        self._progress.clear()
+        if len(paths) + len(failures) > 1 and self._failures:
+            click.echo(
+                f"peerctl: {len(self._failures)} of {count(len(paths) + len(failures), 'input')} failed", err=True
+            )
+        return self._failures[0].exit_code if self._failures else 0
+
+    def _groups(self, paths: list[Path], batch: int) -> Iterator[tuple[list[Path], list[bytes]]]:
+        """Readable files by `batch`, or fewer where they would not fit into one request."""
+        group: list[Path] = []
+        images: list[bytes] = []
+        for path in paths:
+            try:
+                data = read_image(path)
+            except BadInput as exc:
+                self._fail(exc)
+                continue
+            if group and (len(group) == batch or sum(map(len, images)) + len(data) > MAX_BODY_BYTES):
+                yield group, images
+                group, images = [], []
+            group.append(path)
+            images.append(data)
+        if group:
+            yield group, images
+
+    def _send(self, group: list[Path], images: list[bytes]) -> None:
+        names = tuple(path.name[:MAX_INPUT_NAME] for path in group)
+        try:
+            reports = self._client.infer(replace(self._query, inputs=names), images)
+        except BadInput as exc:
+            if len(group) == 1:
+                self._fail(BadInput(f"{group[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))
+                return
+            # One bad image spoils its batch: the others are sent again alone.
+            for path, data in zip(group, images, strict=True):
+                self._send([path], [data])
+        except DeadlineExceeded as exc:
+            for path in group:
+                self._fail(DeadlineExceeded(f"{path}: {exc}"))
+        else:
+            self._progress.clear()
+            for path, report in zip(group, reports, strict=True):
+                self._show(replace(report, input=str(path)))
+
+    def _fail(self, failure: PeerError) -> None:
+        self._progress.clear()
+        self._failures.append(failure)
+        click.echo(f"peerctl: {printable(str(failure))}", err=True)
+
+    def _show(self, report: InferReport) -> None:
+        if self._as_json:
+            say_json(_stable(report, explain=self._explain))
+            return
+        click.echo(bold(printable(report.input)))
+        width = max((len(printable(label.label)) for label in report.top), default=0)
+        for label in report.top:
+            click.echo(f"  {printable(label.label):{width}}  {bar(label.probability)} {label.probability:6.1%}")
+        click.echo(f"  {printable(summary(report))}")
+        if self._explain and report.explain is not None:
+            click.echo(f"  why: {printable(report.explain.reason)}\n{costs(report)}")
+
+
+def _stable(report: InferReport, *, explain: bool) -> dict[str, object]:
+    """The contract's keys; `logits` and `explain` only where they were asked for."""
+    from peer.records import to_json
+
+    value: dict[str, object] = to_json(report)
+    return {
+        key: item
+        for key, item in value.items()
+        if (key != "logits" or item is not None) and (key != "explain" or explain)
+    }
+
+
+def summary(report: InferReport) -> str:
+    """One line: which boards shared the work, how long it took, what travelled."""
+    predicted = "" if report.predicted_ms is None else f" (predicted {report.predicted_ms:.1f} ms)"
+    took = f"{report.latency_ms:.1f} ms{predicted}"
+    shares = ", ".join(f"{board.name} tokens {board.tokens[0]}-{board.tokens[1] - 1}" for board in report.boards)
+    notes = f"; DEGRADED, without {', '.join(report.lost)}" if report.degraded else ""
+    notes += f"; {report.attempts} attempts" if report.attempts > 1 else ""
+    if report.mode == "single":
+        return f"{count(len(report.boards), 'board')} ({shares}): {took}{notes}"
+    travelled = f"{report.payload_bytes:,} bytes of codes, {report.wire_bytes:,} on the wire"
+    return (
+        f"{count(len(report.boards), 'board')} ({shares}): {took}; codec {report.codec}, {report.exchange}, "
+        f"{count(report.rounds, 'round')}, {travelled}{notes}"
+    )
+
+
+def costs(report: InferReport) -> str:
+    """The table of --explain: one row per board, milliseconds and bytes."""
+    heads = ("board", "tokens", "prepare", "encode", "compute", "wait", "decode", "sent bytes")
+    rows = [
+        (
+            board.name,
+            f"{board.tokens[0]}-{board.tokens[1] - 1}",
+            *(
+                f"{ms:.1f}"
+                for ms in (board.prepare_ms, board.encode_ms, board.compute_ms, board.wait_ms, board.decode_ms)
+            ),
+            f"{board.sent_bytes:,}",
+        )
+        for board in (report.explain.boards if report.explain is not None else ())
+    ]
+    return "\n".join("  " + line for line in table(heads, rows, right=frozenset(heads[1:])).splitlines())
