@@ -1,0 +1,90 @@
+"""Codebook and transform codes: a graph turns tokens into indices, bits travel, a graph turns indices back.
+
+Learned codecs carry no bound per element. What holds: every index is that of the nearest code (of its group, or of its
+component), and the relative RMS error on the calibration data is the manifest's `error.value`.
+Indices of all boards are decoded by one graph call.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.arrays import F32, I32
+from runtime.codec.base import Graph, Load, Part, Payload, checked_values, opened
+from runtime.codec.bitpack import BitLayout, bit_layout, pack, unpack
+from runtime.errors import CodecError
+from runtime.plan import CodecKind, CodecSpec, DType, StageSpec, TensorSpec, Yields
+
+
+class IndexedCodec:
+    """Grouped vector quantisation (ASTRA, sec. 3.2) and transform coding behind one interface."""
+
+    def __init__(self, spec: CodecSpec, model_width: int, load: Load) -> None:
+        """Load the graphs of all blocks. Raises StageError."""
+        self.spec = spec
+        self._decoded_width = model_width * (2 if spec.yields is Yields.KV else 1)
+        blocks = range(len(spec.encode))
+        self._layouts: tuple[BitLayout, ...] = tuple(bit_layout(spec.index_bits(block)) for block in blocks)
+        self._encoders: tuple[Graph, ...] = tuple(load(self._encoder(block)) for block in blocks)
+        self._decoders: tuple[Graph, ...] = tuple(load(self._decoder(block)) for block in blocks)
+
+    def encode(self, values: F32, block: int) -> Payload:
+        """See `Codec`."""
+        batch, tokens, _ = checked_values(self.spec, values).shape
+        (indices,) = self._encoders[block].run(np.ascontiguousarray(values))
+        layout = self._layouts[block]
+        if indices.shape != (batch, tokens, len(layout.widths)):
+            raise CodecError(
+                self.spec.name, f"its encoder of block {block} returns the shape {indices.shape}", "export again"
+            )
+        flat = indices.reshape(batch * tokens, len(layout.widths)).astype(np.int32, copy=False)
+        self._check_range(flat)
+        return pack(flat, layout)
+
+    def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
+        """See `Codec`."""
+        self._open(payload, block=block, batch=batch, tokens=tokens)
+
+    def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
+        """See `Codec`."""
+        remote_tokens = sum(tokens for tokens, _ in parts)
+        indices = np.empty((batch, remote_tokens, len(self._layouts[block].widths)), dtype=np.int32)
+        at = 0
+        for tokens, payload in parts:
+            own = self._open(payload, block=block, batch=batch, tokens=tokens)
+            indices[:, at : at + tokens] = own.reshape(batch, tokens, -1)
+            at += tokens
+        if remote_tokens == 0:
+            return np.empty((batch, 0, self._decoded_width), dtype=np.float32)
+        (values,) = self._decoders[block].run(indices)
+        return values.astype(np.float32, copy=False)
+
+    def _open(self, payload: Payload, *, block: int, batch: int, tokens: int) -> I32:
+        """Checked indices i32 [B T, N]."""
+        data = opened(self.spec, payload, block=block, batch=batch, tokens=tokens)
+        indices = unpack(data, batch * tokens, self._layouts[block])
+        self._check_range(indices)
+        return indices
+
+    def _check_range(self, indices: I32) -> None:
+        # Transform indices have exactly as many codes as bits allow; only codebooks can have unused patterns.
+        if self.spec.kind is CodecKind.CODEBOOK and indices.size and int(indices.max()) >= self.spec.codes:
+            raise CodecError(self.spec.name, f"index {int(indices.max())} lies beyond the {self.spec.codes} codes")
+
+    def _encoder(self, block: int) -> StageSpec:
+        count = len(self._layouts[block].widths)
+        return StageSpec(
+            name=f"{self.spec.name}.encode.{block}",
+            file=self.spec.encode[block],
+            inputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "T", self.spec.width)),),
+            outputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "T", count)),),
+        )
+
+    def _decoder(self, block: int) -> StageSpec:
+        count = len(self._layouts[block].widths)
+        return StageSpec(
+            name=f"{self.spec.name}.decode.{block}",
+            file=self.spec.decode[block],
+            inputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", count)),),
+            outputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "R", self._decoded_width)),),
+        )
