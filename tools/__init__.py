@@ -1,0 +1,1 @@
+"""Scripts run from a checkout: training, export, evaluation, benchmarks; never imported by peer/ or runtime/."""

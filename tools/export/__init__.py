@@ -1,0 +1,1 @@
+"""Export of Vision Transformers into model folders: stage graphs, codecs, manifest, card."""

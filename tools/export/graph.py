@@ -1,0 +1,122 @@
+"""A small builder of ONNX graphs: values are names, weights go to a shared TensorFile, constants stay inline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from tools.export.tensor_file import TensorFile
+from tools.export.weights import Affine
+
+OPSET = 20
+IR_VERSION = 10
+TOOLS = "tokenring tools.export"
+
+Dim = int | str
+_ELEMENTS = {
+    "float32": TensorProto.FLOAT,
+    "uint8": TensorProto.UINT8,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """An input or output of a graph; symbolic dimensions are strings."""
+
+    name: str
+    dtype: str  # numpy's name
+    shape: tuple[Dim, ...]
+
+    def value_info(self) -> ValueInfoProto:
+        """The ONNX declaration."""
+        return helper.make_tensor_value_info(self.name, _ELEMENTS[self.dtype], list(self.shape))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A finished graph with its ports."""
+
+    name: str
+    model: ModelProto
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @property
+    def file(self) -> str:
+        """The file's name in the model folder."""
+        return f"{self.name}.onnx"
+
+    def write(self, folder: Path) -> None:
+        """Store and check; the external data must lie there already. The same graph gives the same bytes."""
+        (folder / self.file).write_bytes(self.model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(folder / self.file))
+
+
+class GraphBuilder:
+    """Collects the nodes of one graph."""
+
+    def __init__(self, weights: TensorFile) -> None:
+        self._weights = weights
+        self._nodes: list[NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+
+    def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:  # Any: ONNX attributes
+        """Append a node with one output; returns the output's name."""
+        name = output or f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=f"n{len(self._nodes)}", **attributes))
+        return name
+
+    def split(self, value: str, parts: int, *, axis: int) -> list[str]:
+        """Equal parts along an axis."""
+        names = [f"split_{len(self._nodes)}_{part}" for part in range(parts)]
+        node = helper.make_node("Split", [value], names, name=f"n{len(self._nodes)}", axis=axis, num_outputs=parts)
+        self._nodes.append(node)
+        return names
+
+    def ints(self, *values: int) -> str:
+        """An inline int64 vector."""
+        name = "i" + "_".join(str(value) for value in values)
+        self._initializers[name] = numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+        return name
+
+    def scalar(self, value: float | int, dtype: str = "float32") -> str:
+        """An inline scalar."""
+        name = f"s_{dtype}_{value}"
+        self._initializers[name] = numpy_helper.from_array(np.array(value, dtype=dtype), name)
+        return name
+
+    def weight(self, name: str, array: npt.NDArray[Any]) -> str:  # Any: each element type ONNX knows
+        """A tensor in the shared file; equal tensors share a region."""
+        self._initializers[name] = self._weights.tensor(name, array)
+        return name
+
+    def linear(self, value: str, affine: Affine, name: str, *, output: str | None = None) -> str:
+        """value @ weight + bias."""
+        product = self.op("MatMul", value, self.weight(f"{name}.weight", affine.weight))
+        return self.op("Add", product, self.weight(f"{name}.bias", affine.bias), output=output)
+
+    def layer_norm(self, value: str, affine: Affine, name: str, *, eps: float, output: str | None = None) -> str:
+        """LayerNorm over the last axis."""
+        gain, offset = self.weight(f"{name}.weight", affine.weight), self.weight(f"{name}.bias", affine.bias)
+        return self.op("LayerNormalization", value, gain, offset, output=output, axis=-1, epsilon=eps)
+
+    def finish(self, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> Graph:
+        """Close the graph."""
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [port.value_info() for port in inputs],
+            [port.value_info() for port in outputs],
+            list(self._initializers.values()),
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name=TOOLS
+        )
+        return Graph(name=name, model=model, inputs=tuple(inputs), outputs=tuple(outputs))

@@ -1,0 +1,1 @@
+"""Training of small Vision Transformers: data, network, schedule."""
