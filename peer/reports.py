@@ -119,6 +119,8 @@ class InferQuery:
     inputs: tuple[str, ...]
     model: str | None = None
     boards: int | None = None
+    # One weight per board, in ring order.
+    shares: tuple[float, ...] | None = None
     codec: str | None = None
     exchange: str | None = None
     mode: str = "auto"

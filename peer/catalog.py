@@ -1,0 +1,120 @@
+"""The models of this board: found, verified, and loaded when they are first needed."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peer.errors import ConfigError, NoSuchModel, Refused
+from peer.protocol.types import CodecFacts, ModelFacts, ModelId
+from runtime.errors import RuntimeFailure
+from runtime.integrity import open_model
+from runtime.model import Model
+from runtime.plan import ModelPlan
+from runtime.stage import SessionSettings
+
+_log = logging.getLogger(__name__)
+MAX_MODELS = 64
+
+
+class Catalog(Mapping[ModelId, Model]):
+    """Verified models by id. Looking one up loads it; safe from several threads."""
+
+    def __init__(self, folder: Path, settings: SessionSettings, default: str | None) -> None:
+        """Verify every model below `folder`. Raises ConfigError when none can be used, or the default cannot."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._loaded: dict[ModelId, Model] = {}
+        self._folders: dict[ModelId, Path] = {}
+        self._plans: dict[ModelId, ModelPlan] = {}
+        refusals: dict[str, str] = {}
+        for place in _candidates(folder):
+            try:
+                plan = open_model(place)
+            except RuntimeFailure as problem:
+                refusals[place.name] = str(problem)
+                _log.warning("model %s is refused: %s", place.name, problem)
+                continue
+            self._plans[ModelId(plan.model_id)] = plan
+            self._folders[ModelId(plan.model_id)] = place
+        if not self._plans:
+            why = next(iter(refusals.values()), "there is no folder with a manifest.json")
+            raise ConfigError(f"no usable model in {folder}: {why}; name another folder with --models")
+        self.default = self._choose(default, refusals)
+
+    def _choose(self, name: str | None, refusals: Mapping[str, str]) -> ModelId:
+        by_name = {plan.name: model for model, plan in self._plans.items()}
+        if name is None:
+            return by_name[min(by_name)]
+        if name not in by_name:
+            raise ConfigError(f"the default model {name} cannot be used: {refusals.get(name, 'it is not there')}")
+        return by_name[name]
+
+    def __getitem__(self, model: ModelId) -> Model:
+        with self._lock:
+            if model not in self._loaded:
+                self._loaded[model] = Model.load(self._folders[model], self._settings)
+            return self._loaded[model]
+
+    def __iter__(self) -> Iterator[ModelId]:
+        return iter(self._plans)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def plan(self, model: ModelId) -> ModelPlan:
+        return self._plans[model]
+
+    def named(self, name: str | None) -> ModelId:
+        """The id of a model by its name; None is the default. Raises NoSuchModel."""
+        if name is None:
+            return self.default
+        for model, plan in self._plans.items():
+            if plan.name == name:
+                return model
+        known = ", ".join(sorted(plan.name for plan in self._plans.values()))
+        raise NoSuchModel(f"no model {name} on this board; it has {known}")
+
+    def verify(self, model: ModelId) -> ModelPlan:
+        """Hash the files again. Raises Refused naming the first file that is wrong."""
+        try:
+            plan = open_model(self._folders[model])
+        except RuntimeFailure as problem:
+            raise Refused(str(problem)) from problem
+        if plan.model_id != model:
+            raise Refused(f"model {plan.name} was replaced on disk since the daemon started; restart it")
+        return plan
+
+    def facts(self) -> dict[ModelId, ModelFacts]:
+        """What the protocol needs to know of each model."""
+        return {model: _facts(plan) for model, plan in self._plans.items()}
+
+
+def _candidates(folder: Path) -> list[Path]:
+    try:
+        found = sorted(place for place in folder.iterdir() if (place / "manifest.json").exists())
+    except OSError as problem:
+        raise ConfigError(f"the models folder {folder} cannot be read ({problem.strerror}); check --models") from None
+    if len(found) > MAX_MODELS:
+        _log.warning("%d models are in %s; the first %d are used", len(found), folder, MAX_MODELS)
+    return found[:MAX_MODELS]
+
+
+def _facts(plan: ModelPlan) -> ModelFacts:
+    blocks = plan.geometry.blocks
+    codecs = {
+        codec.name: CodecFacts(
+            name=codec.name, bits_per_token=tuple(codec.bits_per_token(block) for block in range(blocks))
+        )
+        for codec in plan.codecs
+    }
+    return ModelFacts(
+        model=ModelId(plan.model_id),
+        name=plan.name,
+        blocks=blocks,
+        tokens=plan.geometry.tokens,
+        row_bytes=plan.geometry.row_bytes,
+        width=plan.geometry.width,
+        default_codec=plan.default_codec,
+        codecs=codecs,
+    )

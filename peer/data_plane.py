@@ -1,0 +1,208 @@
+"""The data plane: one thread that owns the tensor sockets, the request machine and the compute.
+
+Between a frame on the wire and the stage that needs it there is no event loop, no queue and no other thread: that is
+what a round costs least with. The thread decides nothing; it moves events into the machine and performs its effects.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import assert_never
+
+from peer.errors import Closed, RemoteProtocolError
+from peer.protocol import wire
+from peer.protocol.effects import (
+    Attend,
+    Begin,
+    Deliver,
+    Effect,
+    Forget,
+    Query,
+    RunHead,
+    RunWhole,
+    Send,
+)
+from peer.protocol.events import Event, MessageReceived, PeerLost, TimerDue, ViewChanged
+from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
+from peer.protocol.requests import Requests
+from peer.protocol.types import AttemptKey, PeerId, Status, Traffic, View
+from peer.worker import Compute
+from peer.zmq_transport import DataSockets
+
+_log = logging.getLogger(__name__)
+_DATA = (Assign, Codes, Feature, Failed, Cancel)
+_FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
+_FRAMING_LONG_BYTES = 9  # frames over 255 bytes: flags and eight bytes
+_CURVE_BYTES = 33  # CurveZMQ MESSAGE command: name, nonce, authenticator, flags
+
+
+class DataPlane(threading.Thread):
+    """Runs until `stop`. Callbacks are called on this thread; they must only pass on what they get."""
+
+    def __init__(
+        self,
+        *,
+        sockets: DataSockets,
+        machine: Requests,
+        compute: Compute,
+        encrypted: bool,
+        on_deliver: Callable[[Deliver], None],
+        on_lost: Callable[[PeerId], None],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(name="data-plane", daemon=True)
+        self.counters: Counter[str] = Counter()
+        self._sockets = sockets
+        self._machine = machine
+        self._compute = compute
+        self._overhead = _CURVE_BYTES if encrypted else 0
+        self._on_deliver = on_deliver
+        self._on_lost = on_lost
+        self._on_crash = on_crash
+        self._inbox: deque[Event] = deque()
+        self._stopping = False
+        self._traffic: dict[AttemptKey, int] = {}
+        # In a direct exchange one message goes to every board: it is encoded once.
+        self._encoded: tuple[DataMessage | None, list[bytes]] = (None, [])
+
+    def submit(self, event: Event) -> None:
+        """Hand an event to the machine; called by the event loop's thread only."""
+        self._inbox.append(event)
+        self._sockets.wake()
+
+    def stop(self) -> None:
+        """End the thread after the current effect; called by the event loop's thread only."""
+        self._stopping = True
+        try:
+            self._sockets.wake()
+        except Closed:
+            return
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as problem:  # noqa: BLE001 - a data plane that ended must end the daemon, loudly
+            self._on_crash(problem)
+        finally:
+            self._sockets.close()
+
+    def _turn(self) -> None:
+        machine, now = self._machine, time.monotonic()
+        deadline = machine.deadline()
+        self._sockets.wait(None if deadline is None else deadline - now)
+        while self._inbox:
+            self._dispatch(self._inbox.popleft())
+        for peer in self._sockets.broken():
+            self.counters["links_broken"] += 1
+            self._on_lost(peer)
+            self._dispatch(PeerLost(peer=peer))
+        for frames in self._sockets.messages():
+            event = self._received(frames)
+            if event is not None:
+                self._dispatch(event)
+        if deadline is not None and time.monotonic() >= deadline:
+            self._dispatch(TimerDue())
+
+    def _received(self, frames: list[bytes] | RemoteProtocolError) -> Event | None:
+        try:
+            if isinstance(frames, RemoteProtocolError):
+                raise frames
+            message = wire.decode(frames)
+        except RemoteProtocolError as problem:
+            self._refuse(problem)
+            return None
+        if not isinstance(message, _DATA):
+            self.counters["frames_refused"] += 1
+            return None
+        return MessageReceived(message=message)
+
+    def _refuse(self, problem: RemoteProtocolError) -> None:
+        self.counters["frames_refused"] += 1
+        # The first of a streak is worth a person's look, the others are noise.
+        level = logging.WARNING if self.counters["frames_refused"] == 1 else logging.DEBUG
+        _log.log(level, "a frame was refused: %s", problem)
+
+    def _dispatch(self, first: Event) -> None:
+        """One event and everything that follows from it on this board."""
+        pending: deque[Event] = deque((first,))
+        while pending:
+            event = pending.popleft()
+            if isinstance(event, ViewChanged):
+                self._link(event.view)
+            for effect in self._machine.handle(event, time.monotonic()):
+                following = self._perform(effect)
+                if following is not None:
+                    pending.append(following)
+
+    def _perform(self, effect: Effect) -> Event | None:
+        match effect:
+            case Send():
+                return self._send(effect)
+            case Query():
+                return self._compute.query(effect)
+            case Attend():
+                return self._compute.attend(effect)
+            case Begin():
+                return self._compute.begin(effect)
+            case RunHead():
+                return self._compute.head(effect)
+            case RunWhole():
+                return self._compute.whole(effect)
+            case Forget(key=key):
+                self._traffic.pop(key, None)
+                self._compute.forget(effect)
+            case Deliver(request=request):
+                for key in [key for key in self._traffic if key.request == request]:
+                    del self._traffic[key]
+                self._on_deliver(effect)
+            case _ as never:
+                assert_never(never)
+        return None
+
+    def _send(self, effect: Send) -> Event | None:
+        message = effect.message
+        key = AttemptKey(request=message.request, attempt=message.attempt)
+        if isinstance(message, Feature):
+            message = self._with_traffic(message, key, remote=effect.to != self._machine.view.self_id)
+        if effect.to == self._machine.view.self_id:
+            return MessageReceived(message=message)
+        known, frames = self._encoded
+        if message is not known:
+            frames = wire.encode(message)
+            self._encoded = (message, frames)
+        if not self._sockets.send(effect.to, frames):
+            self.counters["messages_not_sent"] += 1
+            return PeerLost(peer=effect.to)
+        if not isinstance(message, Cancel):  # an attempt that is called off has no account any more
+            self._traffic[key] = self._traffic.get(key, 0) + self._wire_bytes(frames)
+        return None
+
+    def _with_traffic(self, feature: Feature, key: AttemptKey, *, remote: bool) -> Feature:
+        """Fill in what this board handed to its sockets for the attempt, the feature's own message included."""
+        sent = self._traffic.get(key, 0)
+        if remote:
+            sent += self._wire_bytes(wire.encode(feature)) + 2  # the count itself takes up to two bytes more
+        traffic = Traffic(
+            payload_bytes=feature.traffic.payload_bytes, wire_bytes=sent, messages=feature.traffic.messages
+        )
+        return replace(feature, traffic=traffic)
+
+    def _wire_bytes(self, frames: list[bytes]) -> int:
+        return sum(
+            len(frame) + self._overhead + (_FRAMING_BYTES if len(frame) + self._overhead < 256 else _FRAMING_LONG_BYTES)
+            for frame in frames
+        )
+
+    def _link(self, view: View) -> None:
+        """Keep a link to every board that may take part in a request."""
+        for member in view.members.values():
+            if member.peer == view.self_id:
+                continue
+            if member.status in (Status.ALIVE, Status.SUSPECT):
+                self._sockets.connect(member.peer, member.endpoint.host, member.endpoint.data_port)
+            else:
+                self._sockets.disconnect(member.peer)

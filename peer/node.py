@@ -1,0 +1,298 @@
+"""One board: builds the parts, starts and stops them in order, and answers the control socket. The composition root."""
+
+import asyncio
+import logging
+import os
+import resource
+import time
+from collections.abc import Sequence
+
+from peer.catalog import Catalog
+from peer.cluster_token import read_token
+from peer.config import HostPort, PeerdConfig, Prepack
+from peer.control_plane import ControlPlane
+from peer.control_server import control_server
+from peer.data_plane import DataPlane
+from peer.errors import ConfigError, PeerError
+from peer.identity import next_identity
+from peer.inference import Inference
+from peer.protocol import ring
+from peer.protocol.effects import Deliver
+from peer.protocol.events import ViewChanged
+from peer.protocol.membership import Address, Membership, Pace
+from peer.protocol.partition import partition
+from peer.protocol.requests import RequestLimits, Requests
+from peer.protocol.types import Endpoint, Member, ModelId, PeerId, Status, View
+from peer.protocol.wire import PROTOCOL_VERSION
+from peer.reports import (
+    CodecErrorReport,
+    CodecReport,
+    InferQuery,
+    InferReport,
+    MemberReport,
+    ModelReport,
+    RingReport,
+    StatusReport,
+    VerifyReport,
+)
+from peer.worker import Worker
+from peer.zmq_transport import ClusterKeys, ControlSockets, DataSockets, ZmqContext
+from runtime.plan import CodecSpec
+from runtime.stage import SessionSettings
+
+_log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_DRAIN_S = 10.0
+_SPEED_EVERY_S = 1.0
+
+
+class DataPlaneCrash(PeerError):
+    """The data plane's thread ended; the daemon ends with it, and whoever supervises it starts a new one."""
+
+
+class Node:
+    """Everything of one board. `run` serves until `stop` is set."""
+
+    def __init__(self, config: PeerdConfig, version: str) -> None:
+        self._config = config
+        self._version = version
+        self._started_at = time.monotonic()
+        self._ready = False
+        self._draining = False
+        self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        host, port = config.listen.host, config.listen.port
+        keys = _keys(config)
+        if port > 65534:
+            raise ConfigError(f"port {port} leaves no room for the data port above it; choose one below 65535")
+        self._catalog = Catalog(config.models, self._settings(), config.default_model)
+        identity = next_identity(config.state_dir)
+        wildcard = host in ("0.0.0.0", "::", "*")
+        self._me = Member(
+            peer=identity.peer,
+            name=config.name,
+            # A board that listens everywhere leaves its host empty: others take the address its messages come from.
+            endpoint=Endpoint(host="" if wildcard else host, control_port=port, data_port=port + 1),
+            incarnation=identity.incarnation,
+            status=Status.ALIVE,
+            models=frozenset(self._catalog),
+        )
+        self._encrypted = keys is not None
+        self._zmq = ZmqContext(keys)
+        self._control_sockets = ControlSockets(self._zmq, "" if wildcard else host, port)
+        self._data_sockets = DataSockets(self._zmq, "" if wildcard else host, port + 1)
+
+    def _settings(self) -> SessionSettings:
+        prepack = {Prepack.AUTO: None, Prepack.ON: True, Prepack.OFF: False}[self._config.prepack]
+        return SessionSettings(threads=self._threads, spinning=self._config.spinning, prepack=prepack)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; then drain, say goodbye, close. Raises when a part dies."""
+        loop = asyncio.get_running_loop()
+        crashed: asyncio.Future[None] = loop.create_future()
+        self._build(loop, crashed)
+        await asyncio.to_thread(self._catalog.__getitem__, self._catalog.default)
+        self._plane.start()
+        self._on_view(self._control.view())
+        try:
+            async with control_server(self, self._config.socket), asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._control.receive(), name="control-receive"),
+                    tasks.create_task(self._control.keep_time(), name="control-timer"),
+                    tasks.create_task(self._watch(), name="watch"),
+                    tasks.create_task(_forward(crashed), name="data-plane"),
+                ]
+                self._ready = True
+                _log.info("ready: %s (%s) on %s", self._me.name, self._me.peer, self._config.listen)
+                await stop.wait()
+                await self._drain()
+                for task in running:
+                    task.cancel()
+        finally:
+            self._plane.stop()
+            await asyncio.to_thread(self._plane.join, 5.0)
+            self._control_sockets.close()
+            self._zmq.close()
+
+    def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
+        now = time.monotonic()
+        seeds = tuple(Address(host=seed.host, port=seed.port) for seed in self._config.seeds)
+        membership = Membership(me=self._me, seeds=seeds, pace=Pace(), now=now)
+        self._control = ControlPlane(sockets=self._control_sockets, machine=membership, on_view=self._on_view)
+        self._worker = Worker(self._catalog)
+        limits = RequestLimits(coordinated=self._config.max_requests)
+        machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
+
+        def crash(problem: BaseException) -> None:
+            loop.call_soon_threadsafe(crashed.set_exception, problem)
+
+        def deliver(effect: Deliver) -> None:
+            loop.call_soon_threadsafe(self._inference.delivered, effect)
+
+        def lost(peer: PeerId) -> None:
+            loop.call_soon_threadsafe(self._control.link_broke, peer)
+
+        self._plane = DataPlane(
+            sockets=self._data_sockets,
+            machine=machine,
+            compute=self._worker,
+            encrypted=self._encrypted,
+            on_deliver=deliver,
+            on_lost=lost,
+            on_crash=crash,
+        )
+        self._inference = Inference(catalog=self._catalog, submit=self._plane.submit, view=self._control.view)
+
+    def _on_view(self, view: View) -> None:
+        self._plane.submit(ViewChanged(view=view))
+
+    async def _watch(self) -> None:
+        """What this board measures of itself, and the health of the parts that do not report themselves."""
+        while True:
+            await asyncio.sleep(_SPEED_EVERY_S)
+            if self._worker.speed is not None:
+                self._control.set_speed(self._worker.speed)
+            if not self._zmq.healthy():
+                raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    async def _drain(self) -> None:
+        """Let requests under way finish, then leave."""
+        self._draining = True
+        self._control.leave()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await self._inference.idle()
+        except TimeoutError:
+            _log.warning("%d requests were still under way after %g s", self._inference.busy, _DRAIN_S)
+        # The goodbyes are on their way to sockets that are about to close.
+        await asyncio.sleep(0.05)
+
+    async def status(self) -> StatusReport:
+        view = self._control.view()
+        alive = view.alive()
+        return StatusReport(
+            id=self._me.peer,
+            name=self._me.name,
+            endpoint=str(self._config.listen),
+            version=self._version,
+            protocol=PROTOCOL_VERSION,
+            pid=os.getpid(),
+            ready=self._ready and not self._draining,
+            uptime_s=time.monotonic() - self._started_at,
+            epoch=ring.epoch(alive),
+            boards_alive=len(alive),
+            rss_bytes=_rss_bytes(),
+            threads=self._threads,
+            default_model=self._catalog.plan(self._catalog.default).name,
+        )
+
+    async def members(self) -> Sequence[MemberReport]:
+        now = time.monotonic()
+        return [
+            MemberReport(
+                id=member.peer,
+                name=member.name,
+                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.control_port)),
+                status=member.status.value,
+                reason=member.reason,
+                incarnation=member.incarnation,
+                models=tuple(sorted(self._model_name(model) for model in member.models)),
+                rtt_ms=None if member.rtt_s is None else member.rtt_s * 1e3,
+                speed=member.speed,
+                since_s=now - member.since_s,
+            )
+            for member in sorted(self._control.view().members.values(), key=lambda member: member.peer)
+        ]
+
+    async def ring(self) -> RingReport:
+        model = self._catalog.default
+        alive = self._control.view().alive(model)
+        order = ring.order(alive)
+        total = self._catalog.plan(model).geometry.tokens
+        ranges = partition(total, [1.0] * min(len(order), total))
+        return RingReport(
+            epoch=ring.epoch(alive),
+            order=order,
+            self_=self._me.peer,
+            names={member.peer: member.name for member in alive},
+            model=self._catalog.plan(model).name,
+            tokens={peer: (r.start, r.stop) for peer, r in zip(order, ranges, strict=False)},
+        )
+
+    async def models(self) -> Sequence[ModelReport]:
+        return [self._model_report(model) for model in self._catalog]
+
+    async def verify(self, model: str) -> VerifyReport:
+        plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
+        return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
+
+    async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
+        return await self._inference.infer(query, images)
+
+    def _model_name(self, model: ModelId) -> str:
+        return self._catalog.plan(model).name if model in self._catalog else model[:12]
+
+    def _model_report(self, model: ModelId) -> ModelReport:
+        plan = self._catalog.plan(model)
+        return ModelReport(
+            name=plan.name,
+            model_id=plan.model_id,
+            bytes=plan.size_bytes,
+            task=plan.task,
+            labels=len(plan.labels),
+            tokens=plan.geometry.tokens,
+            width=plan.geometry.width,
+            blocks=plan.geometry.blocks,
+            default=model == self._catalog.default,
+            default_codec=plan.default_codec,
+            boards=tuple(member.peer for member in self._control.view().alive(model)),
+            provenance={
+                "weights": plan.provenance.weights,
+                "command": plan.provenance.command,
+                "source": plan.provenance.source,
+                "tools": plan.provenance.tools,
+            },
+            codecs=tuple(_codec_report(codec, plan.geometry.blocks, plan.geometry.width) for codec in plan.codecs),
+        )
+
+
+def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
+    bits = tuple(float(codec.bits_per_token(block)) for block in range(blocks))
+    mean = sum(bits) / blocks
+    return CodecReport(
+        name=codec.name,
+        kind=codec.kind.value,
+        source=codec.source.value,
+        bits_per_token=mean,
+        bits_per_block=bits,
+        compression=32 * width / mean,
+        error=CodecErrorReport(kind=codec.error.kind, value=codec.error.value),
+    )
+
+
+def _keys(config: PeerdConfig) -> ClusterKeys | None:
+    """The cluster's keys; a daemon without a token serves loopback only."""
+    if config.token_file is not None:
+        return ClusterKeys(read_token(config.token_file))
+    if config.listen.host not in _LOOPBACK:
+        raise ConfigError(
+            f"listening on {config.listen} needs a cluster token, or anybody on the network could join; "
+            "give every board the same one with --token-file"
+        )
+    return None
+
+
+async def _forward(crashed: asyncio.Future[None]) -> None:
+    try:
+        await crashed
+    except asyncio.CancelledError:
+        raise
+    except BaseException as problem:
+        raise DataPlaneCrash(f"the data plane ended: {type(problem).__name__}: {problem}") from problem
+
+
+def _rss_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0

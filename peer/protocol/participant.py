@@ -1,0 +1,218 @@
+"""One board's part of one attempt: block after block, its own codes out, everybody's codes in.
+
+Legal moves (anything else raises LocalProtocolError, or is counted and dropped when another board caused it):
+
+    phase       event                      -> phase        effects
+    COMPUTING   CodesReady(block)             EXCHANGING   Send own codes, Query
+    COMPUTING   ShardDone                     DONE         Send Feature to the coordinator, Forget
+    EXCHANGING  QueryDone                     EXCHANGING   -
+    *           Codes of another shard        same         in a ring: Send it on to the successor
+    EXCHANGING  (all codes in, query done)    COMPUTING    Attend
+    EXCHANGING  round deadline passed         DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
+    *           ComputeFailed                 DONE         Send Failed(reason), Forget
+    *           PeerLost of a needed board    DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
+    *           cancelled, deadline passed    DONE         Forget
+"""
+
+from enum import Enum
+
+from peer.errors import LocalProtocolError
+from peer.protocol.effects import Attend, Begin, Effect, Forget, Payload, Query, Send
+from peer.protocol.events import CodesReady, ComputeFailed, ShardDone
+from peer.protocol.messages import Assign, Codes, DataMessage, Failed, Feature
+from peer.protocol.ring import successor
+from peer.protocol.types import AttemptKey, CodecFacts, Exchange, FailureReason, ModelFacts, PeerId, Timing, Traffic
+
+
+class Phase(Enum):
+    COMPUTING = "computing"
+    EXCHANGING = "exchanging"
+    DONE = "done"
+
+
+class Participant:
+    """State of one shard. Owns no tensors: payloads pass through it unopened, only their length is checked."""
+
+    def __init__(self, *, assign: Assign, me: int, facts: ModelFacts, now: float, round_timeout_s: float) -> None:
+        self.key = AttemptKey(request=assign.request, attempt=assign.attempt)
+        self.phase = Phase.COMPUTING
+        self.refused = 0  # code messages that were dropped: duplicates, impossible blocks
+        self._assign = assign
+        self._me = me
+        self._blocks = facts.blocks
+        self._codec: CodecFacts = facts.codecs[assign.codec]
+        self._peers = tuple(i for i in range(len(assign.shards)) if i != me)
+        self._block = 0
+        self._arrived: dict[int, dict[int, bytes]] = {}
+        self._query_done = False
+        self._round_timeout_s = round_timeout_s
+        self._deadline_at = now + assign.deadline_ms / 1000
+        self._round_at = now  # when this board's own codes of the current round were out
+        self._waiting_since = now
+        self._wait_s = 0.0
+        self._payload_bytes = 0
+        self._messages = 0
+
+    @property
+    def coordinator(self) -> PeerId:
+        return self._assign.shards[self._assign.coordinator].peer
+
+    def deadline(self) -> float:
+        """Local monotonic time at which this shard wants a `timer`."""
+        if self.phase is Phase.EXCHANGING:
+            return min(self._deadline_at, self._round_at + self._round_timeout_s)
+        return self._deadline_at
+
+    def begin(self) -> list[Effect]:
+        return [Begin(key=self.key, assign=self._assign, me=self._me)]
+
+    def codes_ready(self, event: CodesReady, now: float) -> list[Effect]:
+        """Own codes go out first, then the local work runs while they travel."""
+        self._expect(Phase.COMPUTING, "CodesReady")
+        if event.block != self._block:
+            raise LocalProtocolError(f"codes of block {event.block} came while block {self._block} was due")
+        self.phase = Phase.EXCHANGING
+        self._round_at = self._waiting_since = now
+        effects: list[Effect] = []
+        if self._peers:
+            own = self._message(event.block, self._me, event.body)
+            targets = self._peers if self._assign.exchange is Exchange.DIRECT else (self._next(),)
+            effects += [self._send(target, own) for target in targets]
+        effects.append(Query(key=self.key))
+        return effects
+
+    def query_done(self, now: float) -> list[Effect]:
+        self._expect(Phase.EXCHANGING, "QueryDone")
+        self._query_done = True
+        self._waiting_since = now
+        return self._attend(now)
+
+    def codes(self, message: Codes, now: float) -> list[Effect]:
+        """Another shard's codes: at most one block ahead of ours, each (block, origin) accepted once."""
+        shards = self._assign.shards
+        known = message.origin < len(shards) and message.origin != self._me and message.epoch == self._assign.epoch
+        # A peer can be one block ahead, never two: it needs our codes of the block between.
+        if not known or message.block >= self._blocks or not self._block <= message.block <= self._block + 1:
+            self.refused += 1
+            return []
+        tokens = shards[message.origin].tokens.count
+        expected = self._codec.payload_bytes(block=message.block, tokens=tokens, batch=self._assign.batch)
+        if len(message.body) != expected:
+            detail = f"codes of {len(message.body)} bytes where {expected} are due"
+            return self._fail(FailureReason.BAD_PAYLOAD, (message.origin,), detail)
+        arrived = self._arrived.setdefault(message.block, {})
+        if message.origin in arrived:
+            self.refused += 1
+            return []
+        arrived[message.origin] = message.body
+        effects: list[Effect] = []
+        if self._assign.exchange is Exchange.RING and self._next() != message.origin:
+            effects.append(self._send(self._next(), message))
+        if message.block == self._block:
+            effects += self._attend(now)
+        return effects
+
+    def shard_done(self, event: ShardDone) -> list[Effect]:
+        self._expect(Phase.COMPUTING, "ShardDone")
+        self.phase = Phase.DONE
+        timing = Timing(
+            prepare_us=event.timing.prepare_us,
+            compute_us=event.timing.compute_us,
+            encode_us=event.timing.encode_us,
+            decode_us=event.timing.decode_us,
+            wait_us=round(self._wait_s * 1e6),
+        )
+        feature = Feature(
+            request=self.key.request,
+            attempt=self.key.attempt,
+            epoch=self._assign.epoch,
+            origin=self._me,
+            timing=timing,
+            # The driver counts bytes where they are handed over and fills in what it saw.
+            traffic=Traffic(payload_bytes=self._payload_bytes, wire_bytes=0, messages=self._messages),
+            body=event.body,
+        )
+        return [Send(to=self.coordinator, message=feature), Forget(key=self.key)]
+
+    def compute_failed(self, event: ComputeFailed) -> list[Effect]:
+        return self._fail(event.reason, event.blamed, event.detail)
+
+    def peer_lost(self, peer: PeerId) -> list[Effect]:
+        """A board whose codes are still needed cannot send them any more; without its coordinator a shard is moot."""
+        if peer == self.coordinator and self._assign.coordinator != self._me:
+            return self.abandon()
+        lost = tuple(i for i in self._missing() if self._assign.shards[i].peer == peer)
+        if not lost:
+            return []
+        return self._fail(FailureReason.ROUND_TIMEOUT, lost, "the link broke")
+
+    def timer(self, now: float) -> list[Effect]:
+        if now >= self._deadline_at:
+            return self.abandon()
+        if self.phase is Phase.EXCHANGING and now >= self.deadline():
+            return self._fail(FailureReason.ROUND_TIMEOUT, self._missing(), f"no codes for {self._round_timeout_s:g} s")
+        return []
+
+    def abandon(self) -> list[Effect]:
+        """Nobody waits for this attempt any more."""
+        self.phase = Phase.DONE
+        return [Forget(key=self.key)]
+
+    def check(self) -> None:
+        """Invariants, for tests: never more than one block ahead, never own codes among the arrived."""
+        assert set(self._arrived) <= {self._block, self._block + 1}, self._arrived.keys()
+        assert all(self._me not in arrived for arrived in self._arrived.values())
+
+    def _attend(self, now: float) -> list[Effect]:
+        if self.phase is not Phase.EXCHANGING or not self._query_done:
+            return []
+        arrived = self._arrived.get(self._block, {})
+        if len(arrived) < len(self._peers):
+            return []
+        self._arrived.pop(self._block, None)
+        self._wait_s += now - self._waiting_since
+        self._block += 1
+        self._query_done = False
+        self.phase = Phase.COMPUTING
+        shards = self._assign.shards
+        payloads = tuple(Payload(origin=i, tokens=shards[i].tokens.count, body=arrived[i]) for i in self._peers)
+        return [Attend(key=self.key, payloads=payloads)]
+
+    def _missing(self) -> tuple[int, ...]:
+        """Shards whose codes of the round in progress, or of the one to come, are not here."""
+        if self._block >= self._blocks:
+            return ()
+        arrived = self._arrived.get(self._block, {})
+        return tuple(i for i in self._peers if i not in arrived)
+
+    def _next(self) -> int:
+        return successor(self._me, len(self._assign.shards))
+
+    def _send(self, target: int, message: DataMessage) -> Send:
+        if isinstance(message, Codes):
+            self._payload_bytes += len(message.body)
+        self._messages += 1
+        return Send(to=self._assign.shards[target].peer, message=message)
+
+    def _message(self, block: int, origin: int, body: bytes) -> Codes:
+        assign = self._assign
+        return Codes(
+            request=assign.request, attempt=assign.attempt, epoch=assign.epoch, block=block, origin=origin, body=body
+        )
+
+    def _fail(self, reason: FailureReason, missing: tuple[int, ...], detail: str) -> list[Effect]:
+        self.phase = Phase.DONE
+        failed = Failed(
+            request=self.key.request,
+            attempt=self.key.attempt,
+            epoch=self._assign.epoch,
+            origin=self._me,
+            reason=reason,
+            missing=missing,
+            detail=detail,
+        )
+        return [Send(to=self.coordinator, message=failed), Forget(key=self.key)]
+
+    def _expect(self, phase: Phase, event: str) -> None:
+        if self.phase is not phase:
+            raise LocalProtocolError(f"{event} came to a shard that is {self.phase.value}")

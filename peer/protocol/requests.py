@@ -1,0 +1,252 @@
+"""All requests of one board, as coordinator and as participant: `handle(event, now) -> effects`.
+
+Composes `Coordinator` and `Participant`; owns what lies between them: which attempt a message belongs to, codes that
+came before their assignment, attempts that are over, and the limits that keep memory bounded.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from peer.errors import Refused
+from peer.protocol.coordinator import Coordinator
+from peer.protocol.coordinator import Phase as CoordinatorPhase
+from peer.protocol.effects import Deliver, Effect, Send
+from peer.protocol.events import (
+    AnswerFailed,
+    CancelRequested,
+    CodesReady,
+    ComputeFailed,
+    Event,
+    LogitsReady,
+    MessageReceived,
+    PeerLost,
+    QueryDone,
+    ShardDone,
+    Submission,
+    Submitted,
+    TimerDue,
+    ViewChanged,
+)
+from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
+from peer.protocol.participant import Participant
+from peer.protocol.participant import Phase as ParticipantPhase
+from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, RequestId, View
+
+Move = Callable[[Participant], list[Effect]]
+Decision = Callable[[Coordinator], list[Effect]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """Bounds of one board; all times in seconds."""
+
+    coordinated: int = 32  # requests asked of this board at once; more are refused, to be tried again
+    participated: int = 64  # shards computed at once for all coordinators
+    early_codes: int = 256  # code messages kept for assignments still on their way
+    early_s: float = 2.0
+    remembered: int = 1024  # attempts that are over, so that their late messages are dropped unseen
+    round_timeout_s: float = 5.0
+
+
+class Requests:
+    """The request machine of one board. Not thread-safe: one driver owns it."""
+
+    def __init__(self, *, view: View, models: Mapping[ModelId, ModelFacts], limits: RequestLimits) -> None:
+        self.view = view
+        self.counters: Counter[str] = Counter()
+        self._models = dict(models)
+        self._limits = limits
+        self._coordinators: dict[RequestId, Coordinator] = {}
+        self._participants: dict[AttemptKey, Participant] = {}
+        self._early: OrderedDict[AttemptKey, tuple[float, list[Codes]]] = OrderedDict()
+        self._over: OrderedDict[AttemptKey, None] = OrderedDict()
+
+    @property
+    def idle(self) -> bool:
+        return not self._coordinators and not self._participants
+
+    def deadline(self) -> float | None:
+        """Local monotonic time at which a TimerDue is wanted, or None."""
+        times = [c.deadline() for c in self._coordinators.values()]
+        times += [p.deadline() for p in self._participants.values()]
+        times += [at for at, _ in self._early.values()]
+        return min(times, default=None)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """The one mutating entry. Effects are to be performed in order."""
+        match event:
+            case MessageReceived(message=message):
+                effects = self._message(message, now)
+            case CodesReady(key=key):
+                effects = self._participant(key, lambda p: p.codes_ready(event, now))
+            case QueryDone(key=key):
+                effects = self._participant(key, lambda p: p.query_done(now))
+            case ShardDone(key=key):
+                effects = self._participant(key, lambda p: p.shard_done(event))
+            case ComputeFailed(key=key):
+                effects = self._participant(key, lambda p: p.compute_failed(event))
+            case Submitted(submission=submission):
+                effects = self._submit(submission, now)
+            case LogitsReady(request=request):
+                effects = self._coordinator(request, lambda c: c.logits(event, now))
+            case AnswerFailed(request=request):
+                effects = self._coordinator(request, lambda c: c.answer_failed(event))
+            case CancelRequested(request=request):
+                effects = self._coordinator(request, lambda c: c.cancel())
+            case PeerLost(peer=peer):
+                # Its shards first: a report to a coordinator on this same board then finds the attempt replaced.
+                effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
+                effects += self._each_participant(lambda p: p.peer_lost(peer))
+            case ViewChanged(view=view):
+                self.view = view
+                effects = []
+            case TimerDue():
+                effects = self._each_coordinator(lambda c: c.timer(now))
+                effects += self._each_participant(lambda p: p.timer(now))
+                self._expire_early(now)
+            case _ as never:
+                assert_never(never)
+        return effects
+
+    def check(self) -> None:
+        """Invariants, for tests."""
+        assert len(self._coordinators) <= self._limits.coordinated
+        assert len(self._participants) <= self._limits.participated
+        assert sum(len(codes) for _, codes in self._early.values()) <= self._limits.early_codes
+        assert not self._participants.keys() & self._over.keys()
+        for coordinator in self._coordinators.values():
+            coordinator.check()
+        for participant in self._participants.values():
+            participant.check()
+
+    def _submit(self, submission: Submission, now: float) -> list[Effect]:
+        facts = self._models[submission.model]
+        if len(self._coordinators) >= self._limits.coordinated:
+            error = Refused(f"busy with {len(self._coordinators)} requests; try again in a moment")
+            return [Deliver(request=submission.request, result=error)]
+        coordinator = Coordinator(submission=submission, facts=facts, now=now)
+        self._coordinators[submission.request] = coordinator
+        return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
+
+    def _message(self, message: DataMessage, now: float) -> list[Effect]:
+        key = AttemptKey(request=message.request, attempt=message.attempt)
+        match message:
+            case Codes():
+                participant = self._participants.get(key)
+                if participant is None:
+                    self._keep_early(key, message, now)
+                    return []
+                return self._participant(key, lambda p: p.codes(message, now))
+            case Assign():
+                return self._assigned(key, message, now)
+            case Feature():
+                return self._coordinator(message.request, lambda c: c.feature(message, now))
+            case Failed():
+                return self._coordinator(message.request, lambda c: c.failed(message, self.view, now))
+            case Cancel():
+                return self._participant(key, lambda p: p.abandon())
+            case _ as never:
+                assert_never(never)
+
+    def _assigned(self, key: AttemptKey, assign: Assign, now: float) -> list[Effect]:
+        if key in self._participants or key in self._over:
+            self.counters["duplicate_assignments"] += 1
+            return []
+        me = next((i for i, shard in enumerate(assign.shards) if shard.peer == self.view.self_id), None)
+        if me is None:
+            self.counters["foreign_assignments"] += 1
+            return []
+        refusal = self._refusal(assign)
+        if refusal is not None:
+            reason, detail = refusal
+            failed = Failed(
+                request=assign.request,
+                attempt=assign.attempt,
+                epoch=assign.epoch,
+                origin=me,
+                reason=reason,
+                missing=(),
+                detail=detail,
+            )
+            self._close(key)
+            return [Send(to=assign.shards[assign.coordinator].peer, message=failed)]
+        # An attempt of the same request replaces an older one whose Cancel was lost.
+        effects: list[Effect] = []
+        for old in [k for k in self._participants if k.request == key.request and k.attempt < key.attempt]:
+            effects += self._participant(old, lambda p: p.abandon())
+        self._participants[key] = Participant(
+            assign=assign,
+            me=me,
+            facts=self._models[assign.model],
+            now=now,
+            round_timeout_s=self._limits.round_timeout_s,
+        )
+        effects += self._participant(key, lambda p: p.begin())
+        _, early = self._early.pop(key, (0.0, []))
+        for codes in early:
+            effects += self._message(codes, now)
+        return effects
+
+    def _refusal(self, assign: Assign) -> tuple[FailureReason, str] | None:
+        facts = self._models.get(assign.model)
+        if facts is None:
+            return FailureReason.UNKNOWN_MODEL, f"model {assign.model[:12]} is not on this board"
+        if assign.codec not in facts.codecs:
+            return FailureReason.UNKNOWN_MODEL, f"model {facts.name} has no codec {assign.codec}"
+        if assign.shards[-1].tokens.stop != facts.tokens:
+            return FailureReason.UNKNOWN_MODEL, f"the shards do not cover the {facts.tokens} tokens of {facts.name}"
+        unknown = [s.peer for s in assign.shards if s.peer not in self.view.members]
+        if unknown:
+            return FailureReason.UNKNOWN_PEER, f"board {unknown[0]} is not known here"
+        if len(self._participants) >= self._limits.participated:
+            return FailureReason.BUSY, f"busy with {len(self._participants)} shards"
+        return None
+
+    def _keep_early(self, key: AttemptKey, message: Codes, now: float) -> None:
+        """Codes can overtake the assignment: they come over another connection."""
+        if key in self._over:
+            self.counters["late_codes"] += 1
+            return
+        if sum(len(kept) for _, kept in self._early.values()) >= self._limits.early_codes:
+            self.counters["early_codes_dropped"] += 1
+            return
+        _, codes = self._early.setdefault(key, (now + self._limits.early_s, []))
+        codes.append(message)
+
+    def _expire_early(self, now: float) -> None:
+        for key in [key for key, (expires_at, _) in self._early.items() if now >= expires_at]:
+            self.counters["early_codes_expired"] += len(self._early.pop(key)[1])
+
+    def _close(self, key: AttemptKey) -> None:
+        self._over[key] = None
+        self._early.pop(key, None)
+        while len(self._over) > self._limits.remembered:
+            self._over.popitem(last=False)
+
+    def _participant(self, key: AttemptKey, move: Move) -> list[Effect]:
+        participant = self._participants.get(key)
+        if participant is None:
+            return []  # the attempt is over: what its compute still delivers is dropped
+        effects = move(participant)
+        if participant.phase is ParticipantPhase.DONE:
+            self.counters["refused_codes"] += participant.refused
+            del self._participants[key]
+            self._close(key)
+        return effects
+
+    def _coordinator(self, request: RequestId, move: Decision) -> list[Effect]:
+        coordinator = self._coordinators.get(request)
+        if coordinator is None:
+            return []
+        effects = move(coordinator)
+        if coordinator.phase is CoordinatorPhase.DONE:
+            del self._coordinators[request]
+        return effects
+
+    def _each_participant(self, move: Move) -> list[Effect]:
+        return [effect for key in list(self._participants) for effect in self._participant(key, move)]
+
+    def _each_coordinator(self, move: Decision) -> list[Effect]:
+        return [effect for request in list(self._coordinators) for effect in self._coordinator(request, move)]

@@ -1,0 +1,164 @@
+"""The nouns of the protocol: identities, members, views, shards, rounds. Plain immutable data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import NewType
+
+PeerId = NewType("PeerId", str)  # 16 hexadecimal digits, 8 bytes on the wire
+Incarnation = NewType("Incarnation", int)  # grows with every start of a board; higher wins
+Epoch = NewType("Epoch", int)  # 32-bit digest of a ring; two boards with the same view compute the same one
+RequestId = NewType("RequestId", int)  # 64 random bits chosen by the coordinator
+ModelId = NewType("ModelId", str)  # sha256 of the manifest, 64 hexadecimal digits
+
+PEER_ID_BYTES = 8
+MODEL_ID_BYTES = 32
+MAX_BATCH = 64
+MAX_BOARDS = 1024
+
+
+class Status(StrEnum):
+    """What this board believes of another (the contract's words)."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    LEFT = "left"
+    INCOMPATIBLE = "incompatible"
+    REFUSED = "refused"
+
+
+class Exchange(IntEnum):
+    """How the codes of a round travel."""
+
+    DIRECT = 0  # one hop to everyone
+    RING = 1  # from each board to its successor, N-1 hops
+
+
+class InputKind(IntEnum):
+    """The form in which a board receives its part of the image."""
+
+    ROWS = 0  # the uint8 patch rows of its shard, and nothing else
+    FILE = 1  # the compressed image file, where that is smaller
+
+
+class FailureReason(IntEnum):
+    """Why a board cannot finish its part of an attempt."""
+
+    STAGE_FAILED = 1  # its compute raised
+    ROUND_TIMEOUT = 2  # codes of the named boards did not come
+    UNKNOWN_PEER = 3  # the assignment names a board that this one cannot reach
+    UNKNOWN_MODEL = 4  # it does not hold that model, or not that codec
+    BUSY = 5  # it takes part in as many requests as it allows
+    BAD_PAYLOAD = 6  # a peer's codes were refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a board listens: one port for membership, one for tensors."""
+
+    host: str
+    control_port: int
+    data_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Public record of one board, as this board sees it."""
+
+    peer: PeerId
+    name: str
+    endpoint: Endpoint
+    incarnation: Incarnation
+    status: Status
+    reason: str = ""
+    models: frozenset[ModelId] = frozenset()
+    rtt_s: float | None = None
+    speed: float | None = None  # content-token blocks per second of compute, measured by that board
+    since_s: float = 0.0  # local monotonic time of the last change of status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything membership tells the rest of the daemon: an immutable snapshot, own board included."""
+
+    self_id: PeerId
+    members: Mapping[PeerId, Member] = field(default_factory=dict)
+
+    def alive(self, model: ModelId | None = None) -> tuple[Member, ...]:
+        """Boards that can take work now (and hold `model` when one is named), in order of id."""
+        able = (m for m in self.members.values() if m.status is Status.ALIVE and (model is None or model in m.models))
+        return tuple(sorted(able, key=lambda member: member.peer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRange:
+    """Content tokens [start, stop) held by one board."""
+
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One board's part of an attempt."""
+
+    peer: PeerId
+    tokens: TokenRange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecFacts:
+    """What the protocol needs to know of a codec: how long its payloads are."""
+
+    name: str
+    bits_per_token: tuple[int, ...]  # one entry per block
+
+    def payload_bytes(self, *, block: int, tokens: int, batch: int) -> int:
+        return (tokens * batch * self.bits_per_token[block] + 7) // 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the protocol needs to know of a model; the tensors themselves are the runtime's business."""
+
+    model: ModelId
+    name: str
+    blocks: int
+    tokens: int
+    row_bytes: int
+    width: int
+    default_codec: str
+    codecs: Mapping[str, CodecFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptKey:
+    """One try of one request; every code message names it, so that an older try is never mixed in."""
+
+    request: RequestId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where one board's time went during an attempt, microseconds."""
+
+    prepare_us: int = 0
+    compute_us: int = 0
+    encode_us: int = 0
+    decode_us: int = 0
+    wait_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What one board handed to its sockets during an attempt."""
+
+    payload_bytes: int = 0  # packed codes
+    wire_bytes: int = 0  # frames of all messages
+    messages: int = 0

@@ -1,0 +1,187 @@
+"""Effects that ask for compute -> the runtime -> events. Runs on the data plane's thread; never waits for a board."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from peer.protocol.effects import Attend, Begin, Forget, Query, RunHead, RunWhole
+from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, Event, LogitsReady, QueryDone, ShardDone
+from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
+from runtime.arrays import U8
+from runtime.errors import CodecError, RuntimeFailure
+from runtime.images import decode_rows
+from runtime.model import Model
+from runtime.shard import Shard
+
+_SPEED_MEMORY = 0.8  # weight of the past in the moving average of a board's speed
+
+
+class Compute(Protocol):
+    """What the data plane asks of a board's compute; benchmarks put a null one in its place."""
+
+    def begin(self, effect: Begin) -> Event: ...
+    def query(self, effect: Query) -> Event | None: ...
+    def attend(self, effect: Attend) -> Event | None: ...
+    def whole(self, effect: RunWhole) -> Event: ...
+    def head(self, effect: RunHead) -> Event: ...
+    def forget(self, effect: Forget) -> None: ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """One shard in progress and where its time went, seconds."""
+
+    shard: Shard
+    model: Model
+    codec: str
+    origins: tuple[int, ...] = ()
+    alone: bool = False
+    tokens: int = 0
+    prepare_s: float = 0.0
+    encode_s: float = 0.0
+    compute_s: float = 0.0
+    marks: list[float] = field(default_factory=list)
+
+
+class Worker:
+    """Loaded models and the shards in progress. One thread uses it."""
+
+    def __init__(self, models: Mapping[ModelId, Model]) -> None:
+        self.speed: float | None = None  # content-token blocks per second of compute
+        self._models = dict(models)
+        self._work: dict[AttemptKey, _Work] = {}
+
+    def begin(self, effect: Begin) -> Event:
+        """Decode the input where it came as a file, embed the shard, encode it."""
+        assign = effect.assign
+        started = time.perf_counter()
+        model = self._models[assign.model]
+        mine = assign.shards[effect.me].tokens
+        try:
+            rows = self._rows(model, effect)
+            work = _Work(
+                shard=Shard(model, model.codec(assign.codec)),
+                model=model,
+                codec=assign.codec,
+                alone=len(assign.shards) == 1,
+                tokens=mine.count * assign.batch,
+            )
+            work.shard.embed(rows, mine.start)
+            work.prepare_s = time.perf_counter() - started
+            self._work[effect.key] = work
+            return self._encode(effect.key, work)
+        except RuntimeFailure as problem:
+            return _failed(effect.key, problem)
+
+    def query(self, effect: Query) -> Event | None:
+        """The queries of the current block, while the codes travel."""
+        work = self._work.get(effect.key)
+        if work is None:
+            return None
+        started = time.perf_counter()
+        try:
+            work.shard.query()
+        except RuntimeFailure as problem:
+            return _failed(effect.key, problem)
+        work.compute_s += time.perf_counter() - started
+        return QueryDone(key=effect.key)
+
+    def attend(self, effect: Attend) -> Event | None:
+        """Decode everybody's codes, finish the block, encode for the next one."""
+        work = self._work.get(effect.key)
+        if work is None:
+            return None
+        started = time.perf_counter()
+        block = work.shard.block
+        try:
+            work.shard.attend([(payload.tokens, payload.body) for payload in effect.payloads])
+            work.compute_s += time.perf_counter() - started
+            if not work.shard.done:
+                return self._encode(effect.key, work)
+        except CodecError as problem:
+            return _failed(effect.key, problem, blamed=self._culprits(work, block, effect))
+        except RuntimeFailure as problem:
+            return _failed(effect.key, problem)
+        decode_s = work.shard.decode_s
+        self._learn(work)
+        timing = Timing(
+            prepare_us=round(work.prepare_s * 1e6),
+            compute_us=round((work.compute_s - decode_s) * 1e6),
+            encode_us=round(work.encode_s * 1e6),
+            decode_us=round(decode_s * 1e6),
+        )
+        return ShardDone(key=effect.key, timing=timing, body=work.shard.cls.tobytes())
+
+    def whole(self, effect: RunWhole) -> Event:
+        """The undivided model on this board."""
+        model = self._models[effect.model]
+        geometry = model.plan.geometry
+        started = time.perf_counter()
+        try:
+            rows = _shaped(effect.rows, effect.batch, geometry.row_bytes)
+            logits = model.whole(rows)
+        except RuntimeFailure as problem:
+            return AnswerFailed(request=effect.request, detail=str(problem))
+        timing = Timing(compute_us=round((time.perf_counter() - started) * 1e6))
+        return LogitsReady(request=effect.request, timing=timing, body=logits.tobytes())
+
+    def head(self, effect: RunHead) -> Event:
+        """Mean of the boards' class tokens, then the classifier."""
+        model = self._models[effect.model]
+        try:
+            features = np.stack([np.frombuffer(body, dtype=np.float32) for body in effect.features])  # f32 [N, B*D]
+            if not np.isfinite(features).all():
+                return AnswerFailed(request=effect.request, detail="a board sent a class token that is not finite")
+            cls = features.mean(axis=0, dtype=np.float32).reshape(effect.batch, model.plan.geometry.width)
+            logits = model.head(cls)
+        except RuntimeFailure as problem:
+            return AnswerFailed(request=effect.request, detail=str(problem))
+        return LogitsReady(request=effect.request, timing=Timing(), body=logits.tobytes())
+
+    def forget(self, effect: Forget) -> None:
+        self._work.pop(effect.key, None)
+
+    def _rows(self, model: Model, effect: Begin) -> U8:
+        assign, plan = effect.assign, model.plan
+        mine = assign.shards[effect.me].tokens
+        if assign.input_kind is InputKind.FILE:
+            return decode_rows(assign.body, plan.image, plan.geometry)[None, mine.start : mine.stop]
+        return _shaped(assign.body, assign.batch, plan.geometry.row_bytes)
+
+    def _encode(self, key: AttemptKey, work: _Work) -> Event:
+        started = time.perf_counter()
+        body = b"" if work.alone else bytes(work.shard.encode())
+        work.encode_s += time.perf_counter() - started
+        return CodesReady(key=key, block=work.shard.block, body=body)
+
+    def _culprits(self, work: _Work, block: int, effect: Attend) -> tuple[int, ...]:
+        """Whose payload the codec refuses; asked only after a refusal, so that good payloads are checked once."""
+        codec = work.model.codec(work.codec)
+        batch = work.shard.batch
+        blamed = []
+        for payload in effect.payloads:
+            try:
+                codec.check(payload.body, block=block, batch=batch, tokens=payload.tokens)
+            except CodecError:
+                blamed.append(payload.origin)
+        return tuple(blamed)
+
+    def _learn(self, work: _Work) -> None:
+        spent_s = work.compute_s + work.encode_s
+        speed = work.tokens * work.model.plan.geometry.blocks / max(spent_s, 1e-9)
+        self.speed = speed if self.speed is None else _SPEED_MEMORY * self.speed + (1 - _SPEED_MEMORY) * speed
+
+
+def _shaped(body: bytes, batch: int, row_bytes: int) -> U8:
+    """uint8 bytes -> [batch, tokens, row_bytes] without a copy. Raises CodecError when they do not divide."""
+    if len(body) % (batch * row_bytes) or not body:
+        raise CodecError("input", f"{len(body)} bytes are no patch rows of {row_bytes} bytes for {batch} pictures")
+    return np.frombuffer(body, dtype=np.uint8).reshape(batch, -1, row_bytes)
+
+
+def _failed(key: AttemptKey, problem: RuntimeFailure, blamed: tuple[int, ...] = ()) -> ComputeFailed:
+    reason = FailureReason.BAD_PAYLOAD if blamed else FailureReason.STAGE_FAILED
+    return ComputeFailed(key=key, reason=reason, blamed=blamed, detail=str(problem)[:200])
