@@ -11,6 +11,7 @@ from peer.cli_output import Asked, Progress, bar, bold, count, printable, say_js
 from peer.control_client import ControlClient
 from peer.control_protocol import MAX_BLOBS, MAX_BODY_BYTES, MAX_INPUT_NAME
 from peer.errors import BadInput, DeadlineExceeded, PeerError
+from peer.records import to_json
 from peer.reports import InferQuery, InferReport
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
@@ -151,7 +152,7 @@ class _Run:
 
     def _show(self, report: InferReport) -> None:
         if self._as_json:
-            say_json(_stable(report, explain=self._explain))
+            say_json(_stable(report, logits=self._query.logits, explain=self._explain))
             return
         click.echo(bold(printable(report.input)))
         width = max((len(printable(label.label)) for label in report.top), default=0)
@@ -162,16 +163,10 @@ class _Run:
             click.echo(f"  why: {printable(report.explain.reason)}\n{costs(report)}")
 
 
-def _stable(report: InferReport, *, explain: bool) -> dict[str, object]:
+def _stable(report: InferReport, *, logits: bool, explain: bool) -> dict[str, object]:
     """The contract's keys; `logits` and `explain` only where they were asked for."""
-    from peer.records import to_json
-
-    value: dict[str, object] = to_json(report)
-    return {
-        key: item
-        for key, item in value.items()
-        if (key != "logits" or item is not None) and (key != "explain" or explain)
-    }
+    left_out = {key for key, asked_for in (("logits", logits), ("explain", explain)) if not asked_for}
+    return {key: value for key, value in to_json(report).items() if key not in left_out}
 
 
 def summary(report: InferReport) -> str:
