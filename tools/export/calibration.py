@@ -17,6 +17,7 @@ class Calibration:
 
     rows: U8  # [n, tokens, row_bytes] patch rows
     vectors: int = 60_000  # token vectors per block that a fit may use
+    vectors_per_code: int = 8  # with fewer, a codebook shrinks to a smaller power of two
     seed: int = 1
 
 

@@ -21,8 +21,6 @@ from tools.export.tensor_file import TensorFile
 from tools.export.weights import F32, VitWeights
 
 ASTRA_CODES = 1024
-# K-means wants many vectors per code; with fewer than this the codebook shrinks to a smaller power of two.
-VECTORS_PER_CODE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +40,7 @@ class Shelf:
 
     folder: Path
     store: TensorFile  # the codec's own external data
+    vectors_per_code: int
     weights: VitWeights
 
 
@@ -75,14 +74,16 @@ def write_codecs(
         for rule in rules:
             values = [block.of(rule.source) for block in samples]
             store = TensorFile(folder / f"{rule.name}.bin")
+            per_code = calibration.vectors_per_code
+            shelf = Shelf(folder=folder, store=store, weights=weights, vectors_per_code=per_code)
             learn = _learn_codebook if rule.groups else _learn_transform
-            learned[rule.name] = learn(rule, values, Shelf(folder=folder, store=store, weights=weights))
+            learned[rule.name] = learn(rule, values, shelf)
             store.close()
     return [learned[name] if name in learned else plain_codec(name, weights.shape.width) for name in names]
 
 
 def _learn_codebook(rule: Rule, values: Sequence[F32], shelf: Shelf) -> CodecEntry:
-    codes = min(rule.codes, 1 << max(1, (len(values[0]) // VECTORS_PER_CODE).bit_length() - 1))
+    codes = min(rule.codes, 1 << max(1, (len(values[0]) // shelf.vectors_per_code).bit_length() - 1))
     books = [codebook.fit_codebook(block, groups=rule.groups, codes=codes, seed=i) for i, block in enumerate(values)]
 
     def graphs(number: int) -> Iterator[Graph]:

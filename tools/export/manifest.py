@@ -85,6 +85,15 @@ def write_manifest(
     store(folder, document)
 
 
+def set_default_codec(folder: Path, name: str) -> None:
+    """Make another of the model's codecs its default; this gives the model a new identity. Raises ValueError."""
+    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if name not in {codec["name"] for codec in document["codecs"]}:
+        raise ValueError(f"{folder.name} has no codec {name}")
+    document["default_codec"] = name
+    store(folder, document)
+
+
 def store(folder: Path, document: dict[str, Any]) -> None:  # Any: the values of a JSON document
     """Write the document in the one form this project uses."""
     text = json.dumps(document, indent=1, ensure_ascii=False)

@@ -4,9 +4,11 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
+from runtime.errors import StageError
+from runtime.manifest import parse_manifest
+from runtime.stage import SessionSettings, Stage
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.reference import BlockTrace, Reference, Trace
 from tools.export.vit import EVEN, export_model
@@ -21,18 +23,20 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.plan = parse_manifest((path / "manifest.json").read_bytes())
+        self._stages: dict[str, Stage] = {}
 
-    def run(self, name: str, **feeds: np.ndarray) -> list[np.ndarray]:
-        if name not in self._sessions:
-            file = str(self.path / f"{name}.onnx")
-            self._sessions[name] = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        return self._sessions[name].run(None, feeds)
+    def run(self, name: str, *inputs: np.ndarray) -> list[np.ndarray]:
+        if name not in self._stages:
+            spec = self.plan.stage(name)
+            assert spec is not None
+            self._stages[name] = Stage(self.path, spec, SessionSettings(prepack=True))
+        return self._stages[name].run(*inputs)
 
     def divided(self, rows: np.ndarray, cuts: list[int], *, project: bool = False) -> np.ndarray:
         """Logits of boards that hold [cuts[i], cuts[i+1]) and exchange exact keys and values (or block inputs)."""
         starts = itertools.pairwise(cuts)
-        boards = [self.run("embed", rows=rows[:, a:b], start=np.array([a])) for a, b in starts]
+        boards = [self.run("embed", rows[:, a:b], np.array([a])) for a, b in starts]
         for block in range(TINY.blocks):
             following = []
             for board in boards:
@@ -41,11 +45,11 @@ class Folder:
                 empty = np.zeros((len(rows), 0, boards[0][index].shape[2]), np.float32)
                 remote = np.concatenate([empty, *(other[index][:, 1:] for other in others)], axis=1)
                 if project:
-                    (remote,) = self.run(stage, source=remote)
-                (q,) = self.run(f"query.{block}", h=board[1])
-                following.append(self.run(f"attend.{block}", x=board[0], q=q, kv=board[2], remote=remote))
+                    (remote,) = self.run(stage, remote)
+                (q,) = self.run(f"query.{block}", board[1])
+                following.append(self.run(f"attend.{block}", board[0], q, board[2], remote))
             boards = following
-        return self.run("head", cls=np.mean([board[0] for board in boards], axis=0))[0]
+        return self.run("head", np.mean([board[0] for board in boards], axis=0))[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +64,19 @@ def trace() -> Trace:
 
 
 def test_whole_equals_numpy(folder: Folder, trace: Trace) -> None:
-    np.testing.assert_allclose(folder.run("whole", rows=ROWS)[0], trace.logits, atol=1e-4)
+    np.testing.assert_allclose(folder.run("whole", ROWS)[0], trace.logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("cuts", [[0, 16], [0, 8, 16], [0, 1, 5, 16], [0, 4, 8, 12, 16], list(range(0, 17, 2))])
 @pytest.mark.parametrize("project", [False, True])
 def test_exact_exchange_equals_whole(folder: Folder, cuts: list[int], project: bool) -> None:
-    whole = folder.run("whole", rows=ROWS)[0]
+    whole = folder.run("whole", ROWS)[0]
     np.testing.assert_allclose(folder.divided(ROWS, cuts, project=project), whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_embed_equals_numpy(folder: Folder, trace: Trace, start: int) -> None:
-    x, h, kv = folder.run("embed", rows=ROWS[:, start : start + 5], start=np.array([start]))
+    x, h, kv = folder.run("embed", ROWS[:, start : start + 5], np.array([start]))
     first: BlockTrace = trace.blocks[0]
     held = [0, *range(1 + start, 6 + start)]
     for got, wanted in ((x, first.x), (h, first.h), (kv, first.kv)):
@@ -81,7 +85,7 @@ def test_embed_equals_numpy(folder: Folder, trace: Trace, start: int) -> None:
 
 def test_query_of_last_block_is_the_class_token_alone(folder: Folder, trace: Trace) -> None:
     for number, block in enumerate(trace.blocks):
-        (q,) = folder.run(f"query.{number}", h=block.h)
+        (q,) = folder.run(f"query.{number}", block.h)
         kept = block.q[:, :1] if number == TINY.blocks - 1 else block.q
         np.testing.assert_allclose(q, kept, atol=1e-4)
 
@@ -89,11 +93,11 @@ def test_query_of_last_block_is_the_class_token_alone(folder: Folder, trace: Tra
 def test_attend_hands_over_the_next_block(folder: Folder, trace: Trace) -> None:
     block, after = trace.blocks[0], trace.blocks[1]
     nothing = np.zeros((BATCH, 0, 2 * TINY.width), np.float32)
-    x, h, kv = folder.run("attend.0", x=block.x, q=block.q, kv=block.kv, remote=nothing)
+    x, h, kv = folder.run("attend.0", block.x, block.q, block.kv, nothing)
     for got, wanted in ((x, after.x), (h, after.h), (kv, after.kv)):
         np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
 def test_tokens_beyond_the_picture_are_refused(folder: Folder) -> None:
-    with pytest.raises(Exception, match=r"broadcast|dimension|Add"):
-        folder.run("embed", rows=ROWS[:, :5], start=np.array([TINY.tokens - 2]))
+    with pytest.raises(StageError):
+        folder.run("embed", ROWS[:, :5], np.array([TINY.tokens - 2]))
