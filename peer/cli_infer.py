@@ -62,6 +62,8 @@ def infer(
       peerctl infer photo.jpg --boards 4 --codec int8 --explain
       peerctl infer photos/ --json > results.jsonl
     """
+    if mode == "single" and boards is not None and boards > 1:
+        raise click.UsageError(f"--mode single is one board, --boards says {boards}", ctx)
     asked = Asked(socket=socket, json=as_json, timeout_s=timeout or (deadline and deadline + _DEADLINE_GRACE_S))
     query = InferQuery(
         inputs=(),

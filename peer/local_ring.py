@@ -225,7 +225,7 @@ def _last_words(board: _Board) -> str:
         lines = (board.folder / _LOG_NAME).read_text(encoding="utf-8", errors="replace").split("\n")
         for line in reversed(lines):
             if line.strip():
-                return line.strip().removeprefix("peerd: ")
+                return line.strip().removeprefix("peerd: ").removeprefix("ERROR: ")
     return f"it ended with {board.process.returncode} and said nothing"
 
 

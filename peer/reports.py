@@ -76,7 +76,7 @@ class CodecReport:
     # Mean over the blocks of the bits that one token's code takes.
     bits_per_token: float
     bits_per_block: tuple[float, ...]
-    # Bits of the same values as f32, over the bits of the code.
+    # Bits of one token of the model's width as f32, over the bits of its code.
     compression: float
     error: CodecErrorReport
 

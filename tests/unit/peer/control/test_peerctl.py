@@ -197,6 +197,7 @@ def test_an_unreadable_folder_is_a_failure_and_not_a_crash(tmp_path: Path, monke
         (["--top", "0"], 2, "--top"),
         (["--deadline", "0"], 2, "--deadline"),
         (["--nonsense"], 2, "--nonsense"),
+        (["--mode", "single", "--boards", "3"], 2, "--boards"),
         (["--socket", "/nonexistent"], 3, "no daemon"),
     ],
 )
