@@ -63,8 +63,10 @@ def opened(spec: CodecSpec, payload: Payload, *, block: int, batch: int, tokens:
     return data
 
 
-def checked_values(spec: CodecSpec, values: F32) -> F32:
-    """`values` if they are f32 [B, T, W] as the codec needs them. Raises CodecError."""
+def checked_values(spec: CodecSpec, values: F32, block: int) -> F32:
+    """`values` if they are finite f32 [B, T, W] as the codec needs them. Raises CodecError."""
     if values.ndim != 3 or values.shape[2] != spec.width or values.dtype != np.float32:
         raise CodecError(spec.name, f"cannot encode {values.dtype.name} values of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise CodecError(spec.name, f"the values of block {block} are not finite", "verify the model on this board")
     return values

@@ -30,7 +30,7 @@ class IndexedCodec:
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`."""
-        batch, tokens, _ = checked_values(self.spec, values).shape
+        batch, tokens, _ = checked_values(self.spec, values, block).shape
         (indices,) = self._encoders[block].run(np.ascontiguousarray(values))
         layout = self._layouts[block]
         if indices.shape != (batch, tokens, len(layout.widths)):

@@ -28,9 +28,7 @@ class RawCodec:
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. f32 of one picture is not copied."""
-        values = checked_values(self.spec, values)
-        if not np.isfinite(values).all():
-            raise CodecError(self.spec.name, f"the values of block {block} are not finite", "verify the model")
+        values = checked_values(self.spec, values, block)
         if self._dtype.itemsize == 2:
             return np.clip(values, -_F16_MAX, _F16_MAX).astype(self._dtype).tobytes()
         return np.ascontiguousarray(values, dtype=self._dtype).data.cast("B") if values.size else b""
