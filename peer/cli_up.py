@@ -115,9 +115,9 @@ def _stay(ring: LocalRing) -> int:
     click.echo(table(("board", "pid", "socket"), rows))
     click.echo(f"\nexport TOKENRING_SOCKET={shlex.quote(str(ring.sockets[0]))}")
     click.echo(f"export TOKENRING_TOKEN_FILE={shlex.quote(str(ring.token_file))}")
-    click.echo("peerctl: the ring is up; Ctrl-C ends it", err=True)
     said: set[str] = set()
     with contextlib.suppress(KeyboardInterrupt):
+        click.echo("peerctl: the ring is up; Ctrl-C ends it", err=True)
         while len(said) < len(ring.names):
             for name, words in ring.dead().items():
                 if name not in said:

@@ -112,7 +112,7 @@ def test_socket_and_token_are_named_and_the_token_is_for_the_owner_only(up: Up) 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--model", "nonsense", "--", "true"], 4, "board-1 did not start"),
+        (["--model", "nonsense", "--", "true"], 4, "did not start: the default model nonsense"),
         (["--models", "/nonexistent", "--", "true"], 4, "no models folder"),
         (["--timeout", "0.1", "--", "true"], 7, "did not see 2 boards"),
         (["--nonsense"], 2, "--nonsense"),
