@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
-from peer.errors import Closed, RemoteProtocolError
+from peer.errors import BadFrame, Closed, RemoteProtocolError
 from peer.protocol import wire
 from peer.protocol.effects import (
     Attend,
@@ -26,14 +26,15 @@ from peer.protocol.effects import (
     Send,
 )
 from peer.protocol.events import Event, MessageReceived, PeerLost, TimerDue, ViewChanged
-from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
+from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature, Message
 from peer.protocol.requests import Requests
 from peer.protocol.types import AttemptKey, PeerId, Status, Traffic, View
 from peer.worker import Compute
-from peer.zmq_transport import DataSockets
+from peer.zmq_transport import TICK_S, DataSockets
 
 _log = logging.getLogger(__name__)
 _DATA = (Assign, Codes, Feature, Failed, Cancel)
+_WAKE = [b""]  # what ends a receive when the event loop has something to say
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
 _FRAMING_LONG_BYTES = 9  # frames over 255 bytes: flags and eight bytes
 _CURVE_BYTES = 33  # CurveZMQ MESSAGE command: name, nonce, authenticator, flags
@@ -64,6 +65,7 @@ class DataPlane(threading.Thread):
         self._on_crash = on_crash
         self._inbox: deque[Event] = deque()
         self._stopping = False
+        self._tick_at = 0.0
         self._traffic: dict[AttemptKey, int] = {}
         # In a direct exchange one message goes to every board: it is encoded once.
         self._encoded: tuple[DataMessage | None, list[bytes]] = (None, [])
@@ -91,34 +93,38 @@ class DataPlane(threading.Thread):
             self._sockets.close()
 
     def _turn(self) -> None:
-        machine, now = self._machine, time.monotonic()
-        deadline = machine.deadline()
-        self._sockets.wait(None if deadline is None else deadline - now)
+        """Stand by until something happens; in the middle of a request, take one message after the other."""
+        if self._machine.idle and not self._inbox:
+            deadline = self._machine.deadline()
+            self._sockets.wait(None if deadline is None else deadline - time.monotonic())
+            self._tick()
+        try:
+            frames = self._sockets.receive()
+            if frames is not None and frames != _WAKE:
+                self._dispatch(MessageReceived(message=self._data(wire.decode(frames))))
+        except RemoteProtocolError as problem:
+            self._refuse(problem)
         while self._inbox:
             self._dispatch(self._inbox.popleft())
+        if time.monotonic() >= self._tick_at:
+            self._tick()
+
+    def _tick(self) -> None:
+        """What need not be looked at with every message: links and timers."""
+        self._tick_at = time.monotonic() + TICK_S
         for peer in self._sockets.broken():
             self.counters["links_broken"] += 1
             self._on_lost(peer)
             self._dispatch(PeerLost(peer=peer))
-        for frames in self._sockets.messages():
-            event = self._received(frames)
-            if event is not None:
-                self._dispatch(event)
+        deadline = self._machine.deadline()
         if deadline is not None and time.monotonic() >= deadline:
             self._dispatch(TimerDue())
 
-    def _received(self, frames: list[bytes] | RemoteProtocolError) -> Event | None:
-        try:
-            if isinstance(frames, RemoteProtocolError):
-                raise frames
-            message = wire.decode(frames)
-        except RemoteProtocolError as problem:
-            self._refuse(problem)
-            return None
+    @staticmethod
+    def _data(message: Message) -> DataMessage:
         if not isinstance(message, _DATA):
-            self.counters["frames_refused"] += 1
-            return None
-        return MessageReceived(message=message)
+            raise BadFrame("a membership message came to the data port")
+        return message
 
     def _refuse(self, problem: RemoteProtocolError) -> None:
         self.counters["frames_refused"] += 1

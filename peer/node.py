@@ -90,7 +90,7 @@ class Node:
         loop = asyncio.get_running_loop()
         crashed: asyncio.Future[None] = loop.create_future()
         self._build(loop, crashed)
-        await asyncio.to_thread(self._catalog.__getitem__, self._catalog.default)
+        await asyncio.to_thread(self._load_default)
         self._plane.start()
         self._on_view(self._control.view())
         try:
@@ -112,6 +112,11 @@ class Node:
             await asyncio.to_thread(self._plane.join, 5.0)
             self._control_sockets.close()
             self._zmq.close()
+
+    def _load_default(self) -> None:
+        """What the first request will need; the rest is loaded when it is asked for."""
+        model = self._catalog[self._catalog.default]
+        model.codec(model.plan.default_codec)
 
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
         now = time.monotonic()

@@ -21,7 +21,7 @@ _DOMAIN = b"tokenring"
 _HIGH_WATER = 256  # messages per peer; a request has at most a few rounds in flight
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 _MAX_FRAMES = 4
-_DRAIN_LIMIT = 64  # messages taken in one turn, so that timers and commands get their share
+TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
 
 
 class ClusterKeys:
@@ -117,12 +117,15 @@ def _bounded(socket: "zmq.Socket[bytes]", high_water: int) -> None:
 
 
 def _receive(socket: "zmq.Socket[bytes]") -> list[bytes]:
-    """One message without waiting. Raises zmq.Again when there is none, BadFrame after draining a message too long."""
-    frames = [socket.recv(zmq.NOBLOCK)]
-    while socket.getsockopt(zmq.RCVMORE):
-        frame = socket.recv(zmq.NOBLOCK)
+    """One message, waiting as long as the socket does. Raises zmq.Again when none came, BadFrame for a long one."""
+    first = socket.recv(copy=False)
+    frames = [first.bytes]
+    more = first.more
+    while more:
+        frame = socket.recv(copy=False)
+        more = frame.more
         if len(frames) < _MAX_FRAMES:
-            frames.append(frame)
+            frames.append(frame.bytes)
     if len(frames) >= _MAX_FRAMES:
         raise BadFrame("a message has more frames than any message of the protocol")
     return frames
@@ -179,22 +182,20 @@ class DataSockets:
         self._context = context
         self._pull = context.sync.socket(zmq.PULL)
         context.bind(self._pull, host, port)
+        self._pull.rcvtimeo = round(TICK_S * 1000)
         self._push: dict[PeerId, zmq.Socket[bytes]] = {}
         self._where: dict[PeerId, tuple[str, int]] = {}
         self._monitors: dict[zmq.Socket[bytes], PeerId] = {}
         self._poller = zmq.Poller()
         self._poller.register(self._pull, zmq.POLLIN)
-        self._wake_out = context.sync.socket(zmq.PAIR)
-        self._wake_in = context.sync.socket(zmq.PAIR)
-        self._wake_in.bind(f"inproc://wake-{id(self)}")
-        self._wake_out.connect(f"inproc://wake-{id(self)}")
-        self._poller.register(self._wake_in, zmq.POLLIN)
-        self._ready: set[zmq.Socket[bytes]] = set()
+        self._pull.bind(f"inproc://wake-{id(self)}")
+        self._wake = context.sync.socket(zmq.PUSH)
+        self._wake.connect(f"inproc://wake-{id(self)}")
 
     def wake(self) -> None:
         """End the owner's poll; called by the one thread that gives it work."""
         try:
-            self._wake_out.send(b"", zmq.NOBLOCK)
+            self._wake.send(b"", zmq.NOBLOCK)
         except zmq.Again:
             return  # a wake-up is already pending
         except zmq.ZMQError as problem:
@@ -240,35 +241,28 @@ class DataSockets:
         return True
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until a message, a broken link or a wake-up is there, or the time is over."""
+        """Until a message, a broken link or a wake-up is there, or the time is over: for a board that stands by."""
         timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1000 + 0.5))
-        self._ready = {socket for socket, _ in self._poller.poll(timeout_ms)}
-        if self._wake_in in self._ready:
-            while True:
-                try:
-                    self._wake_in.recv(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
+        self._poller.poll(timeout_ms)
 
-    def messages(self) -> Iterator[list[bytes] | BadFrame]:
-        """Messages that are here now, a bounded number of them; one that breaks the frame rule comes as the error."""
-        if self._pull not in self._ready:
-            return
-        for _ in range(_DRAIN_LIMIT):
-            try:
-                yield _receive(self._pull)
-            except zmq.Again:
-                return
-            except BadFrame as error:
-                yield error
+    def receive(self) -> list[bytes] | None:
+        """The next message, or None after TICK_S without one: for a board in the middle of a request.
+
+        One blocking call per message: a poll beside every receive costs a round a third of its time. A wake-up ends
+        it as a message without a byte. Raises BadFrame for a message with too many frames.
+        """
+        try:
+            return _receive(self._pull)
+        except zmq.Again:
+            return None
 
     def broken(self) -> Iterator[PeerId]:
         """Boards whose link broke since the last call. The link is made anew, without what waited in the old one."""
-        for monitor in self._ready & self._monitors.keys():
-            peer = self._monitors.get(monitor)
-            if peer is None:
+        for monitor, peer in list(self._monitors.items()):
+            try:
+                parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
                 continue
-            parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
             host, port = self._where[peer]
             self.disconnect(peer)
             self.connect(peer, host, port)
@@ -277,5 +271,5 @@ class DataSockets:
     def close(self) -> None:
         for peer in list(self._push):
             self.disconnect(peer)
-        for socket in (self._pull, self._wake_in, self._wake_out):
+        for socket in (self._pull, self._wake):
             socket.close(linger=0)

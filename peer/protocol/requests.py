@@ -131,7 +131,7 @@ class Requests:
         return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
 
     def _message(self, message: DataMessage, now: float) -> list[Effect]:
-        key = AttemptKey(request=message.request, attempt=message.attempt)
+        key = AttemptKey(message.request, message.attempt)
         match message:
             case Codes():
                 participant = self._participants.get(key)

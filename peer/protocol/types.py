@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 PeerId = NewType("PeerId", str)  # 16 hexadecimal digits, 8 bytes on the wire
 Incarnation = NewType("Incarnation", int)  # grows with every start of a board; higher wins
@@ -136,9 +136,11 @@ class ModelFacts:
     codecs: Mapping[str, CodecFacts]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptKey:
-    """One try of one request; every code message names it, so that an older try is never mixed in."""
+class AttemptKey(NamedTuple):
+    """One try of one request; every code message names it, so that an older try is never mixed in.
+
+    A tuple, because it is looked up several times for every message of every round.
+    """
 
     request: RequestId
     attempt: int

@@ -1,0 +1,328 @@
+"""What a round costs when nothing is computed: four processes on loopback, 1 KB payloads, null compute.
+
+    python -m tools.bench.round_overhead [--boards 4] [--bytes 1024] [--rounds 400] [--repeat 5] [--json]
+
+Measures side by side, interleaved in one run: the data plane's `direct` and `ring` schedules (real sockets, real
+request machine, real wire format, compute that returns at once), with and without CURVE, against the same exchange
+written with bare blocking pyzmq and with pyzmq's asyncio sockets. A round: every board sends its payload to every other
+one and has everybody's. p50 and p95 are over rounds as board 0 sees them.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import multiprocessing
+import multiprocessing.synchronize
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import zmq
+import zmq.asyncio
+
+from peer.data_plane import DataPlane
+from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunHead, RunWhole
+from peer.protocol.events import (
+    AnswerFailed,
+    CodesReady,
+    Event,
+    LogitsReady,
+    Mode,
+    QueryDone,
+    ShardDone,
+    Submission,
+    Submitted,
+    ViewChanged,
+)
+from peer.protocol.requests import RequestLimits, Requests
+from peer.protocol.types import (
+    AttemptKey,
+    CodecFacts,
+    Endpoint,
+    Exchange,
+    Incarnation,
+    Member,
+    ModelFacts,
+    ModelId,
+    PeerId,
+    RequestId,
+    Status,
+    Timing,
+    View,
+)
+from peer.zmq_transport import ClusterKeys, DataSockets, ZmqContext
+
+MODEL = ModelId("00" * 32)
+WIDTH = 64
+WARM_ROUNDS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    boards: int
+    payload_bytes: int
+    rounds: int
+    port: int
+    encrypted: bool = False
+    exchange: Exchange = Exchange.DIRECT
+
+
+class NullCompute:
+    """Compute that is done at once and notes when each round was complete."""
+
+    def __init__(self, payload_bytes: int, rounds: int) -> None:
+        self.at: list[float] = []
+        self._body = bytes(payload_bytes)
+        self._rounds = rounds
+        self._block: dict[AttemptKey, int] = {}
+
+    def begin(self, effect: Begin) -> Event:
+        self._block[effect.key] = 0
+        return CodesReady(key=effect.key, block=0, body=self._body)
+
+    def query(self, effect: Query) -> Event:
+        return QueryDone(key=effect.key)
+
+    def attend(self, effect: Attend) -> Event:
+        self.at.append(time.perf_counter())
+        self._block[effect.key] += 1
+        block = self._block[effect.key]
+        if block < self._rounds:
+            return CodesReady(key=effect.key, block=block, body=self._body)
+        return ShardDone(key=effect.key, timing=Timing(), body=bytes(4 * WIDTH))
+
+    def whole(self, effect: RunWhole) -> Event:
+        return AnswerFailed(request=effect.request, detail="there is no undivided null model")
+
+    def head(self, effect: RunHead) -> Event:
+        return LogitsReady(request=effect.request, timing=Timing(), body=bytes(4))
+
+    def forget(self, effect: Forget) -> None:
+        self._block.pop(effect.key, None)
+
+
+def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """One board of the product's own data plane; board 0 coordinates. Returns the times of its rounds."""
+    ids = [PeerId(f"{i + 1:016x}") for i in range(setting.boards)]
+    members = {
+        peer: Member(
+            peer=peer,
+            name=f"board-{i}",
+            endpoint=Endpoint(host="127.0.0.1", control_port=1, data_port=setting.port + i),
+            incarnation=Incarnation(1),
+            status=Status.ALIVE,
+            models=frozenset({MODEL}),
+        )
+        for i, peer in enumerate(ids)
+    }
+    view = View(self_id=ids[index], members=members)
+    codec = CodecFacts(name="null", bits_per_token=(8 * setting.payload_bytes,) * setting.rounds)
+    facts = ModelFacts(
+        model=MODEL,
+        name="null",
+        blocks=setting.rounds,
+        tokens=setting.boards,
+        row_bytes=1,
+        width=WIDTH,
+        default_codec="null",
+        codecs={"null": codec},
+    )
+    context = ZmqContext(ClusterKeys(bytes(32)) if setting.encrypted else None)
+    done = threading.Event()
+    failures: list[object] = []
+
+    def deliver(effect: Deliver) -> None:
+        if isinstance(effect.result, Exception):
+            failures.append(effect.result)
+        done.set()
+
+    def crash(problem: BaseException) -> None:
+        failures.append(problem)
+        done.set()
+
+    compute = NullCompute(setting.payload_bytes, setting.rounds)
+    plane = DataPlane(
+        sockets=DataSockets(context, "127.0.0.1", setting.port + index),
+        machine=Requests(view=view, models={MODEL: facts}, limits=RequestLimits()),
+        compute=compute,
+        encrypted=setting.encrypted,
+        on_deliver=deliver,
+        on_lost=failures.append,
+        on_crash=crash,
+    )
+    plane.start()
+    plane.submit(ViewChanged(view=view))
+    barrier.wait()
+    time.sleep(0.3)  # links are made in the background
+    if index == 0:
+        submission = Submission(
+            request=RequestId(1),
+            model=MODEL,
+            codec="null",
+            exchange=setting.exchange,
+            mode=Mode.SEQUENCE,
+            boards=None,
+            shares=None,
+            batch=1,
+            deadline_at=time.monotonic() + 120,
+            rows=bytes(setting.boards),
+            file=None,
+        )
+        plane.submit(Submitted(submission=submission))
+        done.wait(120)
+        if failures:
+            raise RuntimeError(f"{setting.name}: {failures[0]}")
+    barrier.wait()
+    plane.stop()
+    plane.join(5)
+    context.close()
+    return compute.at
+
+
+def bare_blocking(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """The same exchange with nothing but pyzmq: blocking sends, blocking receives."""
+    context = zmq.Context()
+    pull = context.socket(zmq.PULL)
+    pull.bind(f"tcp://127.0.0.1:{setting.port + index}")
+    pushes = []
+    for i in range(setting.boards):
+        if i != index:
+            push = context.socket(zmq.PUSH)
+            push.connect(f"tcp://127.0.0.1:{setting.port + i}")
+            pushes.append(push)
+    payload = bytes([index]) + bytes(setting.payload_bytes - 1)
+    barrier.wait()
+    time.sleep(0.3)
+    at = []
+    ahead = 0  # payloads of the next round that came early
+    seen = [0] * setting.boards
+    for number in range(1, setting.rounds + 1):
+        for push in pushes:
+            push.send(payload)
+        while ahead < setting.boards - 1:
+            origin = pull.recv()[0]
+            seen[origin] += 1
+            ahead += seen[origin] == number
+        ahead = sum(seen[i] > number for i in range(setting.boards) if i != index)
+        at.append(time.perf_counter())
+    barrier.wait()
+    context.destroy(linger=0)
+    return at
+
+
+def bare_asyncio(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """The same exchange with pyzmq's asyncio sockets."""
+
+    async def run() -> list[float]:
+        context = zmq.asyncio.Context()
+        pull = context.socket(zmq.PULL)
+        pull.bind(f"tcp://127.0.0.1:{setting.port + index}")
+        pushes = []
+        for i in range(setting.boards):
+            if i != index:
+                push = context.socket(zmq.PUSH)
+                push.connect(f"tcp://127.0.0.1:{setting.port + i}")
+                pushes.append(push)
+        payload = bytes([index]) + bytes(setting.payload_bytes - 1)
+        barrier.wait()
+        await asyncio.sleep(0.3)
+        at = []
+        seen = [0] * setting.boards
+        for number in range(1, setting.rounds + 1):
+            for push in pushes:
+                await push.send(payload)
+            while any(seen[i] < number for i in range(setting.boards) if i != index):
+                seen[(await pull.recv())[0]] += 1
+            at.append(time.perf_counter())
+        barrier.wait()
+        context.destroy(linger=0)
+        return at
+
+    return asyncio.run(run())
+
+
+Board = Callable[[int, Setting, multiprocessing.synchronize.Barrier], list[float]]
+
+
+def _child(
+    board: Board, index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier, out: Connection
+) -> None:
+    sys.setswitchinterval(0.0005)
+    out.send(board(index, setting, barrier))
+
+
+def measure(board: Board, setting: Setting) -> list[float]:
+    """Durations of board 0's rounds in milliseconds, warm-up left out."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(setting.boards)
+    receivers, processes = [], []
+    for index in range(setting.boards):
+        receiver, sender = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_child, args=(board, index, setting, barrier, sender), daemon=True)
+        process.start()
+        sender.close()
+        receivers.append(receiver)
+        processes.append(process)
+    times = [receiver.recv() for receiver in receivers]
+    for process in processes:
+        process.join(10)
+    at = times[0][WARM_ROUNDS:]
+    return [(after - before) * 1e3 for before, after in itertools.pairwise(at)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--boards", type=int, default=4)
+    parser.add_argument("--bytes", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows: list[tuple[str, Board, bool, Exchange]] = [
+        ("bare blocking pyzmq", bare_blocking, False, Exchange.DIRECT),
+        ("bare asyncio pyzmq", bare_asyncio, False, Exchange.DIRECT),
+        ("tokenring direct", data_plane, False, Exchange.DIRECT),
+        ("tokenring ring", data_plane, False, Exchange.RING),
+        ("tokenring direct, CURVE", data_plane, True, Exchange.DIRECT),
+        ("tokenring ring, CURVE", data_plane, True, Exchange.RING),
+    ]
+    samples: dict[str, list[float]] = {name: [] for name, *_ in rows}
+    port = 17700
+    for _ in range(options.repeat):
+        for name, board, encrypted, exchange in rows:
+            port = 17700 + (port - 17700 + 16) % 8000
+            setting = Setting(
+                name=name,
+                boards=options.boards,
+                payload_bytes=options.bytes,
+                rounds=options.rounds + WARM_ROUNDS,
+                port=port,
+                encrypted=encrypted,
+                exchange=exchange,
+            )
+            samples[name] += measure(board, setting)
+    bare = statistics.median(samples["bare blocking pyzmq"])
+    results = []
+    for name, *_ in rows:
+        ordered = sorted(samples[name])
+        p50, p95 = statistics.median(ordered), ordered[int(0.95 * len(ordered))]
+        results.append({"name": name, "p50_ms": p50, "p95_ms": p95, "over_bare": p50 / bare, "rounds": len(ordered)})
+    if options.json:
+        print(json.dumps({"boards": options.boards, "payload_bytes": options.bytes, "rows": results}))
+        return
+    print(f"{options.boards} boards on loopback, payloads of {options.bytes} bytes, null compute")
+    print(f"{'':26} {'p50 ms':>8} {'p95 ms':>8} {'x bare':>7} {'rounds':>7}")
+    for row in results:
+        print(f"{row['name']:26} {row['p50_ms']:8.3f} {row['p95_ms']:8.3f} {row['over_bare']:7.2f} {row['rounds']:7}")
+
+
+if __name__ == "__main__":
+    main()
