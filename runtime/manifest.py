@@ -40,9 +40,10 @@ def parse_manifest(data: bytes) -> ModelPlan:
     if len(data) > MAX_MANIFEST_BYTES:
         refuse("size", f"more than {MAX_MANIFEST_BYTES} bytes")
     content = load_json(data)
-    if type(content) is dict and content.get("format") != FORMAT:
+    found = content.get("format") if type(content) is dict else FORMAT
+    if type(found) is int and found != FORMAT:  # what is no number at all is refused below, with all other keys
         raise PlanError(
-            f"manifest.json has format {content.get('format')!r}, this tokenring reads format {FORMAT}",
+            f"manifest.json has format {found}, this tokenring reads format {FORMAT}",
             "install the tokenring that wrote it, or export the model again",
         )
     top = Table(content, "top level", _TOP)
