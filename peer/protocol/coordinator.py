@@ -132,6 +132,8 @@ class Coordinator:
         """The answer is there."""
         if self.phase is not Phase.ANSWERING:
             return []
+        if now >= self.submission.deadline_at:
+            return self.timer(now)  # timers are looked at coarsely; a late answer is late all the same
         self.phase = Phase.DONE
         wanted = self.submission
         reports = tuple(
@@ -169,7 +171,7 @@ class Coordinator:
         if self.phase is Phase.DONE or now < self.submission.deadline_at:
             return []
         waited = now - self._started_at
-        error = DeadlineExceeded(f"no answer within {waited:.1f} s; allow more with --deadline, or use fewer boards")
+        error = DeadlineExceeded(f"no answer within {waited:.3g} s; allow more with --deadline, or use fewer boards")
         return self._cancel_attempt() + self._end(error)
 
     def check(self) -> None:
