@@ -173,6 +173,3 @@ def _check_files(stages: tuple[StageSpec, ...], codecs: tuple[CodecSpec, ...], f
     for file in wanted:
         if file not in listed:
             refuse("files", f"{file} is used but not listed")
-
-
-__all__ = ["MAX_MANIFEST_BYTES", "UNLISTED", "parse_manifest"]

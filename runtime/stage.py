@@ -37,7 +37,8 @@ class SessionSettings:
         session: a model of L blocks holds (2L + 2) * (threads - 1) idle threads. Mind a service's TasksMax.
     spinning: busy waiting between operators: some latency less, a busy core more. Off unless a board was measured.
     prepack: True copies weights into the layout the kernels like best (faster by a fifth, private memory), False leaves
-        them memory-mapped and shared through the page cache, None chooses by free memory (`Model.load`).
+        them memory-mapped and shared through the page cache. None lets `Model.load` choose by free memory, and leaves
+        a `Stage` of its own memory-mapped.
     """
 
     threads: int = 1
