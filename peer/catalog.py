@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from peer.errors import ConfigError, NoSuchModel, Refused
+from peer.errors import CheckFailed, ConfigError, NoSuchModel
 from peer.protocol.types import CodecFacts, ModelFacts, ModelId
 from runtime.errors import RuntimeFailure
 from runtime.integrity import open_model
@@ -76,13 +76,13 @@ class Catalog(Mapping[ModelId, Model]):
         raise NoSuchModel(f"no model {name} on this board; it has {known}")
 
     def verify(self, model: ModelId) -> ModelPlan:
-        """Hash the files again. Raises Refused naming the first file that is wrong."""
+        """Hash the files again. Raises CheckFailed naming the first file that is wrong."""
         try:
             plan = open_model(self._folders[model])
         except RuntimeFailure as problem:
-            raise Refused(str(problem)) from problem
+            raise CheckFailed(str(problem)) from problem
         if plan.model_id != model:
-            raise Refused(f"model {plan.name} was replaced on disk since the daemon started; restart it")
+            raise CheckFailed(f"model {plan.name} was replaced on disk since the daemon started; restart it")
         return plan
 
     def facts(self) -> dict[ModelId, ModelFacts]:

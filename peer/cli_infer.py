@@ -1,5 +1,6 @@
 """`peerctl infer`: classify images over the ring."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +22,23 @@ _DEADLINE_GRACE_S = 2.0
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", help="Model to use  [the daemon's default].")
-@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [the planner chooses].")
-@click.option("--codec", help="How codes are packed on the way (see peerctl models show).")
-@click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards.")
+@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [all alive].")
+@click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [even].")
+@click.option("--codec", help="How codes are packed on the way (see peerctl models show)  [the model's].")
+@click.option(
+    "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
+)
 @click.option(
     "--mode", type=click.Choice(["auto", "single", "sequence"]), default="auto", help="One board, or tokens split."
 )
 @click.option("--top", type=click.IntRange(1, 1000), default=5, help="Labels to show  [5].")
 @click.option("--logits", is_flag=True, help="All raw outputs as well (with --json).")
 @click.option("--deadline", type=click.FloatRange(0.001, 86_400), metavar="SECONDS", help="Fail when not done by then.")
-@click.option("--allow-degraded", is_flag=True, help="Accept a result that misses tokens of lost boards.")
+@click.option(
+    "--allow-degraded",
+    is_flag=True,
+    help="Accept a result without lost boards' tokens; so far the others always complete it.",
+)
 @click.option("--batch", type=click.IntRange(1, MAX_BLOBS), default=1, help="Images per request  [1].")
 @click.option("--explain", is_flag=True, help="What the request cost each board, and why it ran so.")
 @shared_options
@@ -41,6 +49,7 @@ def infer(
     files: tuple[Path, ...],
     model: str | None,
     boards: int | None,
+    shares: str | None,
     codec: str | None,
     exchange: str | None,
     mode: str,
@@ -60,6 +69,7 @@ def infer(
     Examples:
       peerctl infer photo.jpg
       peerctl infer photo.jpg --boards 4 --codec int8 --explain
+      peerctl infer photo.jpg --boards 3 --shares 4,1,1
       peerctl infer photos/ --json > results.jsonl
     """
     if mode == "single" and boards is not None and boards > 1:
@@ -69,6 +79,7 @@ def infer(
         inputs=(),
         model=model,
         boards=boards,
+        shares=_weights(ctx, shares),
         codec=codec,
         exchange=exchange,
         mode=mode,
@@ -79,6 +90,19 @@ def infer(
     )
     with asked.client() as client:
         ctx.exit(_Run(client=client, query=query, as_json=as_json, explain=explain).classify(files, batch))
+
+
+def _weights(ctx: click.Context, text: str | None) -> tuple[float, ...] | None:
+    """`4,1,1` -> weights; positive numbers, one per board."""
+    if text is None:
+        return None
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        weights = (0.0,)
+    if not all(0 < weight < math.inf for weight in weights):
+        raise click.UsageError(f"--shares takes positive numbers like 4,1,1, not {text!r}", ctx)
+    return weights
 
 
 class _Run:

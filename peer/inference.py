@@ -1,6 +1,7 @@
 """One classification from image files to reports: decode, submit to the data plane, wait, put into words."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ class Inference:
             raise BadInput(f"{len(images)} images in one request; send between 1 and {MAX_BATCH}")
         deadline_at = started_at + (DEFAULT_DEADLINE_S if query.deadline_s is None else query.deadline_s)
         rows = [await self._rows(plan, name, data) for name, data in zip(query.inputs, images, strict=True)]
+        if query.shares is not None and not all(0 < share < math.inf for share in query.shares):
+            raise Refused("every board's share must be a positive number")
         submission = Submission(
             request=RequestId(secrets.randbits(64)),
             model=model,
