@@ -45,11 +45,11 @@ def sample(reference: Reference, calibration: Calibration) -> list[Samples]:
     rows, blocks = calibration.rows, reference.shape.blocks
     share = min(1.0, calibration.vectors / (len(rows) * reference.shape.tokens))
     rng = np.random.default_rng(calibration.seed)
-    kept: list[list[tuple[F32, F32, F32]]] = [[] for _ in range(blocks)]
+    kept: list[list[tuple[F32, ...]]] = [[] for _ in range(blocks)]
     for start in range(0, len(rows), BATCH_IMAGES):
         trace = reference.forward(rows[start : start + BATCH_IMAGES])
         mask = rng.random((len(trace.logits), reference.shape.tokens)) < share
         for number, block in enumerate(trace.blocks):
-            kept[number].append((block.kv[:, 1:][mask], block.x[:, 1:][mask], block.h[:, 1:][mask]))
+            kept[number].append(tuple(part[:, 1:][mask] for part in (block.kv, block.x, block.h)))
     stacked = [tuple(np.concatenate(parts) for parts in zip(*block, strict=True)) for block in kept]
     return [Samples(kv=kv, input=x, normed=h) for kv, x, h in stacked]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.export import codebook, transform
-from tools.export.calibration import Calibration, sample
+from tools.export.calibration import Calibration, Samples, sample
 from tools.export.codec_entry import PLAIN, CodecEntry, Source, plain_codec
 from tools.export.graph import Graph
 from tools.export.reference import Reference
@@ -72,17 +72,17 @@ def write_codecs(
             raise ValueError(f"codec {rules[0].name} is fitted on images: calibration is missing")
         samples = sample(reference, calibration)
         for rule in rules:
-            values = [block.of(rule.source) for block in samples]
             store = TensorFile(folder / f"{rule.name}.bin")
             per_code = calibration.vectors_per_code
             shelf = Shelf(folder=folder, store=store, weights=weights, vectors_per_code=per_code)
             learn = _learn_codebook if rule.groups else _learn_transform
-            learned[rule.name] = learn(rule, values, shelf)
+            learned[rule.name] = learn(rule, samples, shelf)
             store.close()
     return [learned[name] if name in learned else plain_codec(name, weights.shape.width) for name in names]
 
 
-def _learn_codebook(rule: Rule, values: Sequence[F32], shelf: Shelf) -> CodecEntry:
+def _learn_codebook(rule: Rule, samples: Sequence[Samples], shelf: Shelf) -> CodecEntry:
+    values = [block.of(rule.source) for block in samples]
     codes = min(rule.codes, 1 << max(1, (len(values[0]) // shelf.vectors_per_code).bit_length() - 1))
     books = [codebook.fit_codebook(block, groups=rule.groups, codes=codes, seed=i) for i, block in enumerate(values)]
 
@@ -110,7 +110,8 @@ def _learn_codebook(rule: Rule, values: Sequence[F32], shelf: Shelf) -> CodecEnt
     )
 
 
-def _learn_transform(rule: Rule, values: Sequence[F32], shelf: Shelf) -> CodecEntry:
+def _learn_transform(rule: Rule, samples: Sequence[Samples], shelf: Shelf) -> CodecEntry:
+    values = [block.of(rule.source) for block in samples]
     fits = [transform.fit_transform(block, rule.bits) for block in values]
 
     def graphs(number: int) -> Iterator[Graph]:

@@ -47,3 +47,20 @@ def random_tensors(shape: VitShape, *, seed: int) -> dict[str, F32]:
     norm("vit.layernorm")
     linear("classifier", width, shape.classes)
     return tensors
+
+
+def fade_keys_and_values(tensors: dict[str, F32], shape: VitShape, *, halving: float, seed: int) -> dict[str, F32]:
+    """The same weights with key and value projections whose singular values halve every `halving` directions.
+
+    Trained networks have such spectra and transform codecs live on them; a benchmark of their cost with the flat
+    spectrum of a random matrix would count far more, and far shallower, components.
+    """
+    rng = np.random.default_rng(seed)
+    gains = (np.sqrt(shape.width) * 2.0 ** (-np.arange(shape.width) / halving)).astype(np.float32)
+    faded = dict(tensors)
+    for number in range(shape.blocks):
+        for part in ("key", "value"):
+            name = f"vit.encoder.layer.{number}.attention.attention.{part}.weight"
+            left, right = (rng.standard_normal((shape.width, shape.width), dtype=np.float32) for _ in range(2))
+            faded[name] = (left * gains) @ right / np.float32(shape.width)
+    return faded

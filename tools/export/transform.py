@@ -14,7 +14,7 @@ from tools.export.graph import Graph, GraphBuilder, Port
 from tools.export.tensor_file import TensorFile
 from tools.export.weights import F32
 
-MOST_BITS = 6  # of one component
+MOST_BITS = 8  # of one component
 _BEYOND = np.float32(3e38)  # a threshold that no value exceeds
 _ROUNDS = 40
 
