@@ -69,6 +69,7 @@ class Model:
             # One thread: these graphs are small, and a pool of threads for each would only idle.
             codec = build(spec, self.plan.geometry.width, lambda graph: self._open(graph, threads=1))
             self._check_unchanged()
+            self._warm_up_codec(codec)
             self._codecs[name] = codec
         return self._codecs[name]
 
@@ -120,6 +121,16 @@ class Model:
                 x, h, kv = outputs
         self._try(self._head, outputs[0])
         self._try(self._whole, rows)
+
+    def _warm_up_codec(self, codec: Codec) -> None:
+        """One token through every block's encoder, decoder and projection."""
+        values = np.zeros((1, 1, codec.spec.width), dtype=np.float32)
+        for block in range(self.plan.geometry.blocks):
+            decoded = codec.decode([(1, codec.encode(values, block))], block=block, batch=1)
+            if codec.spec.yields is Yields.INPUT:
+                decoded = self.project(decoded, block)
+            if decoded.shape != (1, 1, 2 * self.plan.geometry.width) or not np.isfinite(decoded).all():
+                raise StageError(f"{codec.spec.name}.decode.{block}", "does not return finite keys and values")
 
     @staticmethod
     def _try(stage: Stage, *inputs: Array) -> list[Array]:

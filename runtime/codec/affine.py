@@ -1,8 +1,9 @@
 """int8 and int4: symmetric integers with one f16 scale per group of values.
 
-A group's scale is max|x| / 127 (or / 7), rounded UP to the next f16, so no value is clipped and the error of an element
-is at most scale / 2 (times 1 + 2^-16 for the arithmetic in f32). Payload: all scales [B, T, W/group], then all integers
-[B, T, W]; int4 stores two per byte, the first in the high nibble, as q + 8 with q in -7..7.
+A group's scale is max|x| / 127 (or / 7), rounded UP to an f16, so no value is clipped and the error of an element is at
+most scale / 2 (times 1 + 2^-16 for the arithmetic in f32, and values below 2^-40 may become zeros). Payload: all scales
+[B, T, W/group], then all integers [B, T, W]; int4 stores two per byte, the first in the high nibble, as q + 8 with q in
+-7..7.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.arrays import F32, U8
-from runtime.codec.base import Part, Payload, checked_values, opened
+from runtime.codec.base import Part, Payload, checked_shape, opened
 from runtime.errors import CodecError
 from runtime.plan import CodecKind, CodecSpec
 
+# Rounding to f16 takes away at most 2^-11 of a normal number and 2^-25 of a small one: so much is added before it.
+_HALF_F16_STEP = np.float32(2.0**-25)
+_F16_SMALLEST = np.float32(2.0**-24)
+_F16_LIMIT = np.float32(65504.0)
 _F16_INFINITY = 0x7C00  # as integers, every smaller f16 pattern is a finite number with a plus sign
 
 
@@ -25,28 +30,28 @@ class AffineCodec:
         self.spec = spec
         self._int4 = spec.kind is CodecKind.INT4
         self._top = np.float32(7.0 if self._int4 else 127.0)
+        self._up = np.float32((1 + 1.01 * 2.0**-11) / float(self._top))
         self._groups = spec.width // spec.group
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. The range ends where a scale would exceed f16: 65504 * 127 (int8) or * 7 (int4)."""
-        batch, tokens, _ = checked_values(self.spec, values, block).shape
+        batch, tokens, _ = checked_shape(self.spec, values)
         grouped = values.reshape(batch * tokens, self._groups, self.spec.group)  # f32 [B T, groups, group]
-        scales = self._scales(grouped, block)  # f16 [B T, groups]
-        scale = scales.astype(np.float32)
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+        payload = np.empty(self.spec.payload_bytes(block, tokens, batch), dtype=np.uint8)
+        split = 2 * batch * tokens * self._groups
+        scales = payload[:split].view("<f2").reshape(batch * tokens, self._groups)
+        scales[...] = self._scales(grouped, block)
+        inverse = np.float32(1) / np.maximum(scales, _F16_SMALLEST, dtype=np.float32)  # under a scale of 0 all are 0
         scaled = grouped * inverse[..., None]
-        np.rint(scaled, out=scaled)
+        body = payload[split:]
         if self._int4:
-            scaled += np.float32(8)
-        payload = bytearray(self.spec.payload_bytes(block, tokens, batch))
-        payload[: scales.nbytes] = scales.tobytes()
-        body = np.frombuffer(payload, dtype=np.uint8, offset=scales.nbytes)
-        if self._int4:
-            nibbles = scaled.reshape(-1, 2).astype(np.uint8)
-            np.bitwise_or(nibbles[:, 0] << 4, nibbles[:, 1], out=body)
+            nibbles = np.rint(scaled, out=scaled).reshape(-1, 2)
+            nibbles += np.float32(8)
+            pairs = nibbles.astype(np.uint8)
+            np.bitwise_or(pairs[:, 0] << 4, pairs[:, 1], out=body)
         else:
-            np.copyto(body.view(np.int8), scaled.reshape(-1), casting="unsafe")
-        return payload
+            np.rint(scaled, out=body.view(np.int8).reshape(scaled.shape), casting="unsafe")
+        return payload.data
 
     def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
         """See `Codec`."""
@@ -54,25 +59,28 @@ class AffineCodec:
 
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
         """See `Codec`."""
-        remote = np.empty((batch, sum(tokens for tokens, _ in parts), self.spec.width), dtype=np.float32)
-        shape = (batch, remote.shape[1], self._groups, self.spec.group)
+        tokens_in_all = sum(tokens for tokens, _ in parts)
+        remote = np.empty((batch, tokens_in_all, self._groups, self.spec.group), dtype=np.float32)
         at = 0
         for tokens, payload in parts:
             scales, integers = self._open(payload, block=block, batch=batch, tokens=tokens)
-            part = remote.reshape(shape)[:, at : at + tokens]
-            part[...] = integers.reshape(part.shape)
-            part *= scales.astype(np.float32).reshape(*part.shape[:3], 1)
+            part = remote[:, at : at + tokens]
+            scale = scales.astype(np.float32).reshape(batch, tokens, self._groups, 1)
+            np.multiply(integers.reshape(part.shape), scale, out=part)
             at += tokens
-        return remote
+        return remote.reshape(batch, tokens_in_all, self.spec.width)
 
-    def _scales(self, grouped: F32, block: int) -> npt.NDArray[np.float16]:
-        largest = _largest_magnitudes(grouped)
-        wanted = largest / self._top
-        if wanted.size and wanted.max() > np.float32(65504.0):
-            raise CodecError(self.spec.name, f"the values of block {block} are too large", "choose the codec f32")
-        scales = wanted.astype("<f2")
-        short = scales < wanted
-        scales.view("<u2")[short] += 1  # the next larger f16; never infinity, as 65504 itself is not short
+    def _scales(self, grouped: F32, block: int) -> F32:
+        """f32 [B T, groups] that round to f16 numbers of at least max|x| / top each; zero stays zero."""
+        scales = _largest_magnitudes(grouped)
+        scales *= self._up
+        scales += _HALF_F16_STEP
+        if scales.size and not np.maximum.reduce(scales, axis=None) < _F16_LIMIT:  # so is NaN
+            raise CodecError(
+                self.spec.name,
+                f"the values of block {block} are not finite or too large",
+                "verify the model on this board",
+            )
         return scales
 
     def _open(
@@ -81,13 +89,15 @@ class AffineCodec:
         """Checked scales f16 [B T groups] and integers i8 [B T W]."""
         data = opened(self.spec, payload, block=block, batch=batch, tokens=tokens)
         count = batch * tokens * self._groups
-        patterns = np.frombuffer(data, dtype="<u2", count=count)
-        if count and int(patterns.max()) >= _F16_INFINITY:
-            raise CodecError(self.spec.name, "a scale in a payload is negative, infinite or NaN")
+        patterns = data[: 2 * count].view("<u2")
         integers = self._integers(data[2 * count :])
-        if count and int(integers.min()) < -int(self._top):
+        if count == 0:
+            return patterns.view("<f2"), integers
+        if np.maximum.reduce(patterns) >= _F16_INFINITY:
+            raise CodecError(self.spec.name, "a scale in a payload is negative, infinite or NaN")
+        if np.minimum.reduce(integers) < -self._top:
             raise CodecError(self.spec.name, f"an integer in a payload lies below {-int(self._top)}")
-        if count and int(patterns.min()) == 0 and integers.reshape(count, self.spec.group)[patterns == 0].any():
+        if not np.minimum.reduce(patterns) and integers.reshape(count, self.spec.group)[patterns == 0].any():
             raise CodecError(self.spec.name, "a payload holds values under a scale of zero")
         return patterns.view("<f2"), integers
 

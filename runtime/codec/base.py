@@ -63,10 +63,14 @@ def opened(spec: CodecSpec, payload: Payload, *, block: int, batch: int, tokens:
     return data
 
 
-def checked_values(spec: CodecSpec, values: F32, block: int) -> F32:
-    """`values` if they are finite f32 [B, T, W] as the codec needs them. Raises CodecError."""
+def checked_shape(spec: CodecSpec, values: F32) -> tuple[int, int, int]:
+    """[B, T, W] of `values` if they are f32 of the codec's width. Raises CodecError."""
     if values.ndim != 3 or values.shape[2] != spec.width or values.dtype != np.float32:
         raise CodecError(spec.name, f"cannot encode {values.dtype.name} values of shape {values.shape}")
-    if not np.isfinite(values).all():
+    return values.shape
+
+
+def check_finite(spec: CodecSpec, values: F32, block: int) -> None:
+    """Raise CodecError for NaN and infinity: what this board must not send, as every other board would refuse it."""
+    if not np.logical_and.reduce(np.isfinite(values), axis=None):
         raise CodecError(spec.name, f"the values of block {block} are not finite", "verify the model on this board")
-    return values

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.arrays import F32, I32
-from runtime.codec.base import Graph, Load, Part, Payload, checked_values, opened
+from runtime.codec.base import Graph, Load, Part, Payload, check_finite, checked_shape, opened
 from runtime.codec.bitpack import BitLayout, bit_layout, pack, unpack
 from runtime.errors import CodecError
 from runtime.plan import CodecKind, CodecSpec, DType, StageSpec, TensorSpec, Yields
@@ -30,7 +30,8 @@ class IndexedCodec:
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`."""
-        batch, tokens, _ = checked_values(self.spec, values, block).shape
+        batch, tokens, _ = checked_shape(self.spec, values)
+        check_finite(self.spec, values, block)
         (indices,) = self._encoders[block].run(np.ascontiguousarray(values))
         layout = self._layouts[block]
         if indices.shape != (batch, tokens, len(layout.widths)):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.arrays import F32
-from runtime.codec.base import Part, Payload, checked_values, opened
+from runtime.codec.base import Part, Payload, check_finite, checked_shape, opened
 from runtime.errors import CodecError
 from runtime.plan import CodecKind, CodecSpec
 
@@ -28,7 +28,8 @@ class RawCodec:
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. f32 of one picture is not copied."""
-        values = checked_values(self.spec, values, block)
+        checked_shape(self.spec, values)
+        check_finite(self.spec, values, block)
         if self._dtype.itemsize == 2:
             return np.clip(values, -_F16_MAX, _F16_MAX).astype(self._dtype).tobytes()
         return np.ascontiguousarray(values, dtype=self._dtype).data.cast("B") if values.size else b""
