@@ -148,8 +148,9 @@ class ControlSockets:
             parts = await self._pull.recv_multipart(zmq.NOBLOCK, copy=False)
             if len(parts) >= _MAX_FRAMES:
                 raise BadFrame("a message has more frames than any message of the protocol")
-            source = parts[0].get("Peer-Address")
-            return [part.bytes for part in parts], str(source)
+            # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
+            source = str(parts[0].get("Peer-Address")).removeprefix("::ffff:")
+            return [part.bytes for part in parts], source
 
     def send(self, host: str, port: int, frames: list[bytes]) -> bool:
         """Hand over a message; False when the board's queue is full (it will be tried again by the next timer)."""

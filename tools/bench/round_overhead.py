@@ -5,7 +5,8 @@
 Measures side by side, interleaved in one run: the data plane's `direct` and `ring` schedules (real sockets, real
 request machine, real wire format, compute that returns at once), with and without CURVE, against the same exchange
 written with bare blocking pyzmq and with pyzmq's asyncio sockets. A round: every board sends its payload to every other
-one and has everybody's. p50 and p95 are over rounds as board 0 sees them.
+one and has everybody's. p50 and p95 are over rounds as board 0 sees them. `--where` adds, from a run of its own,
+where the microseconds of a direct round go on board 0 (the stopwatches themselves cost about 0.3 us a call).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +28,7 @@ import zmq
 import zmq.asyncio
 
 from peer.data_plane import DataPlane
+from peer.protocol import wire
 from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunHead, RunWhole
 from peer.protocol.events import (
     AnswerFailed,
@@ -73,6 +76,26 @@ class Setting:
     port: int
     encrypted: bool = False
     exchange: Exchange = Exchange.DIRECT
+
+
+class Stopwatch:
+    """Time spent inside some calls of one process, per name."""
+
+    def __init__(self) -> None:
+        self.spent_s: Counter[str] = Counter()
+
+    def around(self, owner: object, attribute: str, name: str) -> None:
+        """Replace a function or method by itself with a stopwatch around it."""
+        inner = getattr(owner, attribute)
+
+        def timed(*arguments: object, **named: object) -> object:
+            started = time.perf_counter()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                self.spent_s[name] += time.perf_counter() - started
+
+        setattr(owner, attribute, timed)
 
 
 class NullCompute:
@@ -187,6 +210,29 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
     return compute.at
 
 
+def watched(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """`data_plane` with stopwatches on board 0; returns its round's total and its PARTS in seconds."""
+    if index:
+        return data_plane(index, setting, barrier)
+    watch = Stopwatch()
+    watch.around(DataSockets, "receive", "receive (waiting for others included)")
+    watch.around(DataSockets, "send", "send (3 calls)")
+    watch.around(wire, "decode", "decode messages (3)")
+    watch.around(wire, "encode", "encode message (1)")
+    watch.around(Requests, "handle", "request machine (5 events)")
+    at = data_plane(index, setting, barrier)
+    return [(at[-1] - at[0]) / (len(at) - 1), *(watch.spent_s[part] / len(at) for part in PARTS)]
+
+
+PARTS = (
+    "receive (waiting for others included)",
+    "send (3 calls)",
+    "request machine (5 events)",
+    "decode messages (3)",
+    "encode message (1)",
+)
+
+
 def bare_blocking(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
     """The same exchange with nothing but pyzmq: blocking sends, blocking receives."""
     context = zmq.Context()
@@ -261,6 +307,12 @@ def _child(
 
 def measure(board: Board, setting: Setting) -> list[float]:
     """Durations of board 0's rounds in milliseconds, warm-up left out."""
+    at = collect(board, setting)[WARM_ROUNDS:]
+    return [(after - before) * 1e3 for before, after in itertools.pairwise(at)]
+
+
+def collect(board: Board, setting: Setting) -> list[float]:
+    """What board 0 returns from a run of all boards, each in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(setting.boards)
     receivers, processes = [], []
@@ -274,8 +326,7 @@ def measure(board: Board, setting: Setting) -> list[float]:
     times = [receiver.recv() for receiver in receivers]
     for process in processes:
         process.join(10)
-    at = times[0][WARM_ROUNDS:]
-    return [(after - before) * 1e3 for before, after in itertools.pairwise(at)]
+    return times[0]
 
 
 def main() -> None:
@@ -284,6 +335,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--where", action="store_true", help="also say where the time goes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows: list[tuple[str, Board, bool, Exchange]] = [
@@ -322,6 +374,15 @@ def main() -> None:
     print(f"{'':26} {'p50 ms':>8} {'p95 ms':>8} {'x bare':>7} {'rounds':>7}")
     for row in results:
         print(f"{row['name']:26} {row['p50_ms']:8.3f} {row['p95_ms']:8.3f} {row['over_bare']:7.2f} {row['rounds']:7}")
+    if options.where:
+        setting = Setting(
+            name="where", boards=options.boards, payload_bytes=options.bytes, rounds=options.rounds, port=port + 8
+        )
+        total, *parts = collect(watched, setting)
+        print(f"where a direct round of {total * 1e3:.3f} ms goes on board 0, mean microseconds:")
+        rest = total - sum(parts)
+        for name, part in [*zip(PARTS, parts, strict=True), ("loop, dispatch, stopwatches", rest)]:
+            print(f"  {name:40} {part * 1e6:7.1f}")
 
 
 if __name__ == "__main__":
