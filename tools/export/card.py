@@ -3,12 +3,14 @@
     python -m tools.export.card --model models_onnx/vit-cifar10 --run runs/vit-cifar10 --data FOLDER \\
         --evaluation runs/evaluation.json
 
+Several evaluations of the same images, of different codecs, make one table.
 The card is the only file besides the manifest that the manifest does not cover: figures may be added to it without
 giving the model a new identity.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,18 +112,27 @@ def _accuracy(facts: Facts) -> list[str]:
     return [*lines, "", f"    {command} --limit {evaluation['images']}", ""]
 
 
+def merge(evaluations: Sequence[Json]) -> Json:
+    """One evaluation with the scores of all; raises ValueError when they are not of the same images and weights."""
+    first = evaluations[0]
+    if any((each["images"], each["whole"]) != (first["images"], first["whole"]) for each in evaluations):
+        raise ValueError("the evaluations are not of the same images and weights")
+    return {**first, "scores": [score for each in evaluations for score in each["scores"]]}
+
+
 def main() -> None:
     """Parse the command line and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "run", "data", "evaluation"):
+    for name in ("model", "run", "data"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, nargs="+", required=True)
     options = parser.parse_args()
     archives = sorted(options.data.glob("cifar10-*.tar.gz"))
     facts = Facts(
         manifest=json.loads((options.model / "manifest.json").read_text()),
         metrics=json.loads((options.run / "metrics.json").read_text()),
         config=json.loads((options.run / "config.json").read_text()),
-        evaluation=json.loads(options.evaluation.read_text()),
+        evaluation=merge([json.loads(path.read_text()) for path in options.evaluation]),
         archives={path.name: fingerprint(path) for path in archives},
         size_bytes=sum(path.stat().st_size for path in options.model.iterdir()),
     )

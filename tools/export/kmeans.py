@@ -8,7 +8,7 @@ from tools.export.weights import F32
 CHUNK = 8192  # rows whose scores against all centres are held at once
 
 
-def k_means(points: F32, codes: int, *, rng: np.random.Generator, iterations: int = 12) -> F32:
+def k_means(points: F32, codes: int, *, rng: np.random.Generator, iterations: int = 8) -> F32:
     """points [n, w] -> centres [codes, w]; with fewer points than codes the rest are disturbed copies."""
     if len(points) < codes:
         picked = rng.integers(0, len(points), size=codes)

@@ -10,7 +10,7 @@ from runtime.integrity import open_model
 from runtime.model import Model
 from runtime.stage import SessionSettings
 from tools.evaluate import Evaluation, Score, cheapest, divided, evaluate
-from tools.export.card import Facts, card
+from tools.export.card import Facts, card, merge
 from tools.export.manifest import set_default_codec
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model
@@ -84,3 +84,10 @@ def test_another_default_codec_is_another_model(folder: Path) -> None:
     assert after.model_id != before.model_id
     with pytest.raises(ValueError, match="tc9"):
         set_default_codec(folder, "tc9")
+
+
+def test_evaluations_of_the_same_images_are_joined() -> None:
+    one, two = ({"images": 9, "whole": 0.5, "scores": [{"codec": name}]} for name in ("f32", "f16"))
+    assert [score["codec"] for score in merge([one, two])["scores"]] == ["f32", "f16"]
+    with pytest.raises(ValueError, match="same images"):
+        merge([one, {**two, "images": 8}])
