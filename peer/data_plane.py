@@ -134,11 +134,10 @@ class DataPlane(threading.Thread):
 
     def _dispatch(self, first: Event) -> None:
         """One event and everything that follows from it on this board."""
-        pending: deque[Event] = deque((first,))
-        while pending:
-            event = pending.popleft()
-            if isinstance(event, ViewChanged):
-                self._link(event.view)
+        if isinstance(first, ViewChanged):
+            self._link(first.view)
+        pending: list[Event] = [first]
+        for event in pending:  # grows while it is walked
             for effect in self._machine.handle(event, time.monotonic()):
                 following = self._perform(effect)
                 if following is not None:

@@ -52,6 +52,17 @@ def unpack(frame: bytes) -> list[object]:
     return fields
 
 
+def body_of(value: object, frame: bytes | None) -> bytes:
+    """A message's body: the field itself, or the second frame when the field announces its length."""
+    if type(value) is bytes:
+        if frame is not None:
+            raise BadFrame("a message carries its body twice")
+        return value
+    if type(value) is not int or frame is None or value != len(frame):
+        raise BadFrame("the second frame is missing or not as long as announced")
+    return frame
+
+
 class Fields:
     """A cursor over unpacked fields; every read names what it expects and raises BadFrame otherwise."""
 
@@ -100,14 +111,7 @@ class Fields:
 
     def body(self, frame: bytes | None) -> bytes:
         """Either the bytes themselves, or the announced length of the second frame."""
-        value = self._next()
-        if type(value) is bytes:
-            if frame is not None:
-                raise BadFrame("a message carries its body twice")
-            return value
-        if type(value) is not int or frame is None or value != len(frame):
-            raise BadFrame("the second frame is missing or not as long as announced")
-        return frame
+        return body_of(self._next(), frame)
 
     def end(self) -> None:
         if self._at != len(self._values):

@@ -42,6 +42,9 @@ class Participant:
         self._blocks = facts.blocks
         self._codec: CodecFacts = facts.codecs[assign.codec]
         self._peers = tuple(i for i in range(len(assign.shards)) if i != me)
+        # Each board starts with its successor, so that no board is everybody's first.
+        self._targets = tuple(i for i in self._peers if i > me) + tuple(i for i in self._peers if i < me)
+        self._tokens = {i: assign.shards[i].tokens.count for i in self._peers}
         self._block = 0
         self._arrived: dict[int, dict[int, bytes]] = {}
         self._query_done = False
@@ -76,7 +79,7 @@ class Participant:
         effects: list[Effect] = []
         if self._peers:
             own = self._message(event.block, self._me, event.body)
-            targets = self._peers if self._assign.exchange is Exchange.DIRECT else (self._next(),)
+            targets = self._targets if self._assign.exchange is Exchange.DIRECT else (self._next(),)
             effects += [self._send(target, own) for target in targets]
         effects.append(Query(key=self.key))
         return effects
@@ -89,26 +92,25 @@ class Participant:
 
     def codes(self, message: Codes, now: float) -> list[Effect]:
         """Another shard's codes: at most one block ahead of ours, each (block, origin) accepted once."""
-        shards = self._assign.shards
-        known = message.origin < len(shards) and message.origin != self._me and message.epoch == self._assign.epoch
+        origin, block = message.origin, message.block
+        known = origin in self._tokens and message.epoch == self._assign.epoch
         # A peer can be one block ahead, never two: it needs our codes of the block between.
-        if not known or message.block >= self._blocks or not self._block <= message.block <= self._block + 1:
+        if not known or block >= self._blocks or not self._block <= block <= self._block + 1:
             self.refused += 1
             return []
-        tokens = shards[message.origin].tokens.count
-        expected = self._codec.payload_bytes(block=message.block, tokens=tokens, batch=self._assign.batch)
+        expected = self._codec.payload_bytes(block=block, tokens=self._tokens[origin], batch=self._assign.batch)
         if len(message.body) != expected:
             detail = f"codes of {len(message.body)} bytes where {expected} are due"
-            return self._fail(FailureReason.BAD_PAYLOAD, (message.origin,), detail)
-        arrived = self._arrived.setdefault(message.block, {})
-        if message.origin in arrived:
+            return self._fail(FailureReason.BAD_PAYLOAD, (origin,), detail)
+        arrived = self._arrived.setdefault(block, {})
+        if origin in arrived:
             self.refused += 1
             return []
-        arrived[message.origin] = message.body
+        arrived[origin] = message.body
         effects: list[Effect] = []
-        if self._assign.exchange is Exchange.RING and self._next() != message.origin:
+        if self._assign.exchange is Exchange.RING and self._next() != origin:
             effects.append(self._send(self._next(), message))
-        if message.block == self._block:
+        if block == self._block and len(arrived) == len(self._peers):
             effects += self._attend(now)
         return effects
 
@@ -174,8 +176,7 @@ class Participant:
         self._block += 1
         self._query_done = False
         self.phase = Phase.COMPUTING
-        shards = self._assign.shards
-        payloads = tuple(Payload(origin=i, tokens=shards[i].tokens.count, body=arrived[i]) for i in self._peers)
+        payloads = tuple(Payload(origin=i, tokens=self._tokens[i], body=arrived[i]) for i in self._peers)
         return [Attend(key=self.key, payloads=payloads)]
 
     def _missing(self) -> tuple[int, ...]:

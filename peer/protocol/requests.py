@@ -138,7 +138,7 @@ class Requests:
                 if participant is None:
                     self._keep_early(key, message, now)
                     return []
-                return self._participant(key, lambda p: p.codes(message, now))
+                return self._settle(key, participant, participant.codes(message, now))
             case Assign():
                 return self._assigned(key, message, now)
             case Feature():
@@ -229,7 +229,10 @@ class Requests:
         participant = self._participants.get(key)
         if participant is None:
             return []  # the attempt is over: what its compute still delivers is dropped
-        effects = move(participant)
+        return self._settle(key, participant, move(participant))
+
+    def _settle(self, key: AttemptKey, participant: Participant, effects: list[Effect]) -> list[Effect]:
+        """After a move: a shard that is done leaves the table, and its attempt is remembered as over."""
         if participant.phase is ParticipantPhase.DONE:
             self.counters["refused_codes"] += participant.refused
             del self._participants[key]

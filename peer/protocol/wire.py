@@ -8,7 +8,7 @@ import enum
 import struct
 
 from peer.errors import BadFrame, FrameTooLarge, UnknownVersion
-from peer.protocol.fields import MAX_BODY_BYTES, MAX_TEXT_BYTES, Field, Fields, pack, unpack
+from peer.protocol.fields import MAX_BODY_BYTES, MAX_TEXT_BYTES, Field, Fields, body_of, pack, unpack
 from peer.protocol.messages import (
     Assign,
     Cancel,
@@ -47,6 +47,7 @@ INLINE_BYTES = 32 * 1024
 MAX_FRAMES = 2
 MAX_MODELS = 64
 _U16, _U32, _U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
+_CODES_FIELDS = 8
 _SHARD = struct.Struct(f">{PEER_ID_BYTES}sII")
 
 
@@ -112,7 +113,10 @@ def decode(frames: list[bytes]) -> Message:
     second = frames[1] if len(frames) > 1 else None
     if second is not None and len(second) > MAX_BODY_BYTES:
         raise FrameTooLarge(f"a body of {len(second)} bytes is over the limit of {MAX_BODY_BYTES}")
-    fields = Fields(unpack(frames[0]))
+    values = unpack(frames[0])
+    if len(values) == _CODES_FIELDS and values[0] == PROTOCOL_VERSION and values[1] == Kind.CODES:
+        return _codes(values, second)
+    fields = Fields(values)
     version = fields.integer("version", low=0, high=_U32)
     number = fields.integer("kind", low=0, high=_U16)
     if version != PROTOCOL_VERSION:
@@ -124,7 +128,10 @@ def decode(frames: list[bytes]) -> Message:
         kind = Kind(number)
     except ValueError:
         raise BadFrame(f"a message has the unknown kind {number}") from None
-    message = _READ[kind](fields, second)
+    read = _READ.get(kind)
+    if read is None:
+        raise BadFrame("a code message has too few or too many fields")
+    message = read(fields, second)
     fields.end()
     return message
 
@@ -247,14 +254,29 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
     )
 
 
-def _codes(fields: Fields, second: bytes | None) -> Message:
+def _codes(values: list[object], second: bytes | None) -> Codes:
+    """The message of every round, checked in one go: a reader that asks field by field costs three times as much."""
+    _, _, request, attempt, epoch, block, origin, body = values
+    if (
+        type(request) is not int
+        or type(attempt) is not int
+        or type(epoch) is not int
+        or type(block) is not int
+        or type(origin) is not int
+        or not 0 <= request <= _U64
+        or not 0 <= attempt <= 255
+        or not 0 <= epoch <= _U32
+        or not 0 <= block <= _U16
+        or not 0 <= origin < MAX_BOARDS
+    ):
+        raise BadFrame("a code message has a field of a wrong type or out of range")
     return Codes(
-        request=_request(fields),
-        attempt=_attempt(fields),
-        epoch=_epoch(fields),
-        block=fields.integer("block", low=0, high=_U16),
-        origin=_origin(fields),
-        body=fields.body(second),
+        request=RequestId(request),
+        attempt=attempt,
+        epoch=Epoch(epoch),
+        block=block,
+        origin=origin,
+        body=body_of(body, second),
     )
 
 
@@ -307,7 +329,6 @@ _READ = {
     Kind.PONG: _pong,
     Kind.GOODBYE: _goodbye,
     Kind.ASSIGN: _assign,
-    Kind.CODES: _codes,
     Kind.FEATURE: _feature,
     Kind.FAILED: _failed,
     Kind.CANCEL: _cancel,
