@@ -15,6 +15,7 @@ PEER_ID_BYTES = 8
 MODEL_ID_BYTES = 32
 MAX_BATCH = 64
 MAX_BOARDS = 1024
+MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
 
 
 class Status(StrEnum):
