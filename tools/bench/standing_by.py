@@ -5,7 +5,9 @@
 Starts real daemons on loopback and reads /proc: CPU time (user and system, all threads) and voluntary context switches
 over the idle spell, resident and private memory at its end, once as started and once after a request that used every
 board. Then single daemons, from the start of the process to a control socket that answers ready, and `peerctl --help`.
-Memory is held against the model's files plus 120 MB.
+Memory is held against the model's files plus 120 MB;
+resident memory counts a page of the weights once for every graph that maps it, private memory what this daemon alone
+holds.
 """
 
 import argparse
