@@ -145,7 +145,10 @@ class ControlSockets:
         """The next message and the address it came from. Raises BadFrame for one with too many frames."""
         while True:
             await self._pull.poll()
-            parts = await self._pull.recv_multipart(zmq.NOBLOCK, copy=False)
+            try:
+                parts = await self._pull.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                continue  # the message that was announced left with its connection
             if len(parts) >= _MAX_FRAMES:
                 raise BadFrame("a message has more frames than any message of the protocol")
             # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
