@@ -1,12 +1,16 @@
 """Bytes between boards over ZeroMQ: the only module that knows pyzmq.
 
-Every board binds one PULL socket for membership and one for tensors, and pushes to each other board over sockets of
-its own; so a large tensor never delays a ping. With a cluster token every socket speaks CURVE: the token yields one
-key pair that all members share, a client without it is refused by ZAP, and a missing ZAP handler refuses everybody.
+Every board binds three PULL sockets and pushes to each other board over sockets of its own. The **door** speaks CURVE
+with a key pair that the cluster token stands for: only who holds the token can say Hello there. The **control** socket
+(membership) and the **data** socket (tensors, so that a large one never delays a ping) speak CURVE with the board's own
+long-term key and let in only boards that were admitted. A missing ZAP handler refuses everybody.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import zmq
 import zmq.asyncio
@@ -15,62 +19,83 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from peer.errors import BadFrame, Closed, TransportError
-from peer.protocol.types import PeerId
+from peer.protocol.types import PeerId, peer_id
 
-_DOMAIN = b"tokenring"
+_DOOR = "tokenring-door"
+_MEMBERS = "tokenring"
 _HIGH_WATER = 256  # messages per peer; a request has at most a few rounds in flight
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 _MAX_FRAMES = 4
 TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
 
 
-class ClusterKeys:
-    """The CURVE key pair that a cluster token stands for. Never logged, never sent."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class KeyPair:
+    """A CURVE key pair, 32 bytes each. Never logged; the secret is never sent."""
 
-    __slots__ = ("public", "secret")
-
-    def __init__(self, token: bytes) -> None:
-        """`token` is the 32 random bytes of a cluster token."""
-        seed = hashlib.blake2b(token, digest_size=32, person=b"tokenring-curve").digest()
-        self.secret = z85.encode(seed)
-        self.public = zmq.curve_public(self.secret)
+    public: bytes
+    secret: bytes
 
 
-class _OnlyMembers:
-    """ZAP decision: the cluster's key and no other. Never raises: an exception would end the authenticator for good."""
+def new_key_pair() -> KeyPair:
+    """A fresh key pair from the system's random source."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public=z85.decode(public), secret=z85.decode(secret))
 
-    def __init__(self, public: bytes) -> None:
-        self._public = public
+
+def key_pair_of(secret: bytes) -> KeyPair:
+    """The pair that belongs to a secret of 32 bytes."""
+    return KeyPair(public=z85.decode(zmq.curve_public(z85.encode(secret))), secret=secret)
+
+
+def door_keys(token: bytes) -> KeyPair:
+    """The pair that a cluster token of 32 bytes stands for; whoever holds the token can compute it."""
+    return key_pair_of(hashlib.blake2b(token, digest_size=32, person=b"tokenring-curve").digest())
+
+
+class AllowList:
+    """ZAP decision: these public keys and no others. Never raises, as that would end the authenticator for good."""
+
+    def __init__(self) -> None:
+        self._keys: frozenset[bytes] = frozenset()
+
+    def replace(self, keys: Iterable[bytes]) -> None:
+        """From now on exactly `keys`, 32 bytes each; safe while the authenticator's thread asks."""
+        self._keys = frozenset(z85.encode(key) for key in keys)
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        return key == self._public
+        return key in self._keys
 
 
 class ZmqContext:
     """One ZeroMQ context for all sockets of a daemon, with the ZAP handler running before the first bind."""
 
-    def __init__(self, keys: ClusterKeys | None) -> None:
-        self.keys = keys
+    def __init__(self, board: KeyPair | None) -> None:
+        """`board` is the board's own key pair; None means no encryption, which is for loopback only."""
+        self.board = board
+        self.at_door = AllowList()
+        self.members = AllowList()
         self.sync = zmq.Context()
-        self.sync.set(zmq.MAX_SOCKETS, 4096)
+        self.sync.set(zmq.MAX_SOCKETS, 8192)
         self.sync.linger = 0
         self._zap: zmq.auth.thread.ThreadAuthenticator | None = None
-        if keys is not None:
+        if board is not None:
             self._zap = zmq.auth.thread.ThreadAuthenticator(self.sync)
             self._zap.start()
-            self._zap.configure_curve_callback(domain=_DOMAIN.decode(), credentials_provider=_OnlyMembers(keys.public))
+            self._zap.configure_curve_callback(domain=_DOOR, credentials_provider=self.at_door)
+            self._zap.configure_curve_callback(domain=_MEMBERS, credentials_provider=self.members)
 
     def healthy(self) -> bool:
         """False when the ZAP handler has died: then nobody new can be admitted and the daemon must restart."""
         return self._zap is None or self._zap.is_alive()
 
-    def bind(self, socket: "zmq.Socket[bytes]", host: str, port: int) -> None:
-        """Bind a PULL socket to the fixed port. Raises TransportError with the remedy."""
+    def bind(self, socket: "zmq.Socket[bytes]", host: str, port: int, *, keys: KeyPair | None, domain: str) -> None:
+        """Bind a PULL socket to a fixed port. Raises TransportError with the remedy."""
         _bounded(socket, _HIGH_WATER)
-        if self.keys is not None:
+        if keys is not None:
             socket.curve_server = True
-            socket.curve_secretkey = self.keys.secret
-            socket.zap_domain = _DOMAIN
+            socket.curve_secretkey = z85.encode(keys.secret)
+            socket.zap_domain = domain.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
             socket.bind(f"tcp://{_bracketed(host)}:{port}")
@@ -80,13 +105,22 @@ class ZmqContext:
                 f"cannot listen on {host}:{port} ({problem.strerror}); another daemon may run there: choose --listen"
             ) from None
 
-    def connect(self, socket: "zmq.Socket[bytes]", host: str, port: int, high_water: int = _HIGH_WATER) -> None:
-        """Connect a PUSH socket; returns at once, the handshake goes on behind."""
+    def connect(
+        self,
+        socket: "zmq.Socket[bytes]",
+        host: str,
+        port: int,
+        *,
+        own: KeyPair | None,
+        server: bytes,
+        high_water: int = _HIGH_WATER,
+    ) -> None:
+        """Connect a PUSH socket to whoever holds the key `server`; returns at once, the handshake goes on behind."""
         _bounded(socket, high_water)
-        if self.keys is not None:
-            socket.curve_serverkey = self.keys.public
-            socket.curve_publickey = self.keys.public
-            socket.curve_secretkey = self.keys.secret
+        if own is not None:
+            socket.curve_serverkey = z85.encode(server)
+            socket.curve_publickey = z85.encode(own.public)
+            socket.curve_secretkey = z85.encode(own.secret)
         socket.connect(f"tcp://{_bracketed(host)}:{port}")
 
     def close(self) -> None:
@@ -116,9 +150,19 @@ def _bounded(socket: "zmq.Socket[bytes]", high_water: int) -> None:
     socket.setsockopt(zmq.TCP_MAXRT, 5000)
 
 
-def _receive(socket: "zmq.Socket[bytes]") -> list[bytes]:
+class Received(NamedTuple):
+    """One message, who sent it and from where."""
+
+    frames: list[bytes]
+    sender: PeerId | None  # the board whose key opened the connection; None without encryption
+    source: str  # its address
+
+
+def _receive(socket: "zmq.Socket[bytes]") -> Received:
     """One message, waiting as long as the socket does. Raises zmq.Again when none came, BadFrame for a long one."""
     first = socket.recv(copy=False)
+    if not first.more:
+        return Received([first.bytes], _sender(first), "")
     frames = [first.bytes]
     more = first.more
     while more:
@@ -128,52 +172,111 @@ def _receive(socket: "zmq.Socket[bytes]") -> list[bytes]:
             frames.append(frame.bytes)
     if len(frames) >= _MAX_FRAMES:
         raise BadFrame("a message has more frames than any message of the protocol")
-    return frames
+    return Received(frames, _sender(first), "")
+
+
+@lru_cache(maxsize=1024)
+def _peer_of(user: str) -> PeerId:
+    return peer_id(z85.decode(user.encode("ascii")))
+
+
+def _sender(frame: zmq.Frame) -> PeerId | None:
+    """The board behind the CURVE key of the connection: what a routing id or a field says would prove nothing."""
+    try:
+        user = frame.get("User-Id")
+    except zmq.ZMQError:
+        return None  # a connection without a security mechanism carries no user
+    return _peer_of(str(user)) if user else None
 
 
 class ControlSockets:
-    """Membership messages on asyncio: tiny, rare, to addresses that may not answer."""
+    """Membership messages on asyncio: tiny, rare, to addresses that may not answer. Owns the door as well."""
 
-    def __init__(self, context: ZmqContext, host: str, port: int) -> None:
+    def __init__(self, context: ZmqContext, host: str, port: int, token: bytes | None) -> None:
+        """Bind the door to `port` and the control socket to the one above."""
         self._context = context
-        pull = context.sync.socket(zmq.PULL)
-        context.bind(pull, host, port)
-        self._pull = zmq.asyncio.Socket.from_socket(pull)
-        self._push: dict[tuple[str, int], zmq.Socket[bytes]] = {}
+        self._host, self._port = host, port
+        self._push: dict[tuple[str, int, bytes], zmq.Socket[bytes]] = {}
+        self._control = self._bind(port + 1, context.board, _MEMBERS)
+        self._door_keys: KeyPair | None = None
+        self._door = self._open_door(token)
 
-    async def receive(self) -> tuple[list[bytes], str]:
-        """The next message and the address it came from. Raises BadFrame for one with too many frames."""
+    def _bind(self, port: int, keys: KeyPair | None, domain: str) -> zmq.asyncio.Socket:
+        pull = self._context.sync.socket(zmq.PULL)
+        self._context.bind(pull, self._host, port, keys=keys, domain=domain)
+        return zmq.asyncio.Socket.from_socket(pull)
+
+    def _open_door(self, token: bytes | None) -> zmq.asyncio.Socket:
+        if token is not None and self._context.board is not None:
+            self._door_keys = door_keys(token)
+            self._context.at_door.replace([self._door_keys.public])
+        return self._bind(self._port, self._door_keys, _DOOR)
+
+    def change_lock(self, token: bytes) -> None:
+        """A new cluster token: from now on the old one opens nothing."""
+        self._door.close(linger=0)
+        for place in [place for place in self._push if self._door_keys and place[2] == self._door_keys.public]:
+            self._push.pop(place).close(linger=0)
+        self._door = self._open_door(token)
+
+    async def receive_at_door(self) -> Received:
+        """The next message of somebody who holds the cluster token. Raises BadFrame for one with too many frames."""
         while True:
-            await self._pull.poll()
-            parts = await self._pull.recv_multipart(zmq.NOBLOCK, copy=False)
-            if len(parts) >= _MAX_FRAMES:
-                raise BadFrame("a message has more frames than any message of the protocol")
-            # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
-            source = str(parts[0].get("Peer-Address")).removeprefix("::ffff:")
-            return [part.bytes for part in parts], source
+            door = self._door
+            if not await door.poll(1000):
+                continue  # the door may have been changed meanwhile
+            return await self._receive(door)
 
-    def send(self, host: str, port: int, frames: list[bytes]) -> bool:
-        """Hand over a message; False when the board's queue is full (it will be tried again by the next timer)."""
-        socket = self._push.get((host, port))
+    async def receive(self) -> Received:
+        """The next message of an admitted board. Raises BadFrame for one with too many frames."""
+        await self._control.poll()
+        return await self._receive(self._control)
+
+    @staticmethod
+    async def _receive(socket: zmq.asyncio.Socket) -> Received:
+        parts = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        if len(parts) >= _MAX_FRAMES:
+            raise BadFrame("a message has more frames than any message of the protocol")
+        # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
+        source = str(parts[0].get("Peer-Address")).removeprefix("::ffff:")
+        return Received([part.bytes for part in parts], _sender(parts[0]), source)
+
+    def knock(self, host: str, port: int, frames: list[bytes]) -> bool:
+        """Hand a message to a board's door; False when its queue is full."""
+        keys = self._door_keys
+        return self._hand_over(host, port, frames, own=keys, server=keys.public if keys else bytes(32))
+
+    def send(self, host: str, port: int, server: bytes, frames: list[bytes]) -> bool:
+        """Hand a message to an admitted board; False when its queue is full (the next timer tries again)."""
+        return self._hand_over(host, port, frames, own=self._context.board, server=server)
+
+    def _hand_over(self, host: str, port: int, frames: list[bytes], *, own: KeyPair | None, server: bytes) -> bool:
+        socket = self._push.get((host, port, server))
         if socket is None:
             socket = self._context.sync.socket(zmq.PUSH)
             try:
                 # A short queue: pings that wait for a board to come back are worth nothing.
-                self._context.connect(socket, host, port, high_water=8)
+                self._context.connect(socket, host, port, own=own, server=server, high_water=8)
             except zmq.ZMQError:
                 socket.close()
                 return False
-            self._push[host, port] = socket
+            self._push[host, port, server] = socket
         try:
             socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
 
+    def redial(self, host: str, port: int) -> None:
+        """Drop the connections to an address and what waits in them: TCP's own back-off would be slower."""
+        for place in [place for place in self._push if place[:2] == (host, port)]:
+            self._push.pop(place).close(linger=0)
+
     def close(self) -> None:
         for socket in self._push.values():
             socket.close(linger=100)
-        self._pull.close()
+        self._door.close()
+        self._control.close()
 
 
 class DataSockets:
@@ -182,10 +285,10 @@ class DataSockets:
     def __init__(self, context: ZmqContext, host: str, port: int) -> None:
         self._context = context
         self._pull = context.sync.socket(zmq.PULL)
-        context.bind(self._pull, host, port)
+        context.bind(self._pull, host, port, keys=context.board, domain=_MEMBERS)
         self._pull.rcvtimeo = round(TICK_S * 1000)
         self._push: dict[PeerId, zmq.Socket[bytes]] = {}
-        self._where: dict[PeerId, tuple[str, int]] = {}
+        self._where: dict[PeerId, tuple[str, int, bytes]] = {}
         self._monitors: dict[zmq.Socket[bytes], PeerId] = {}
         self._poller = zmq.Poller()
         self._poller.register(self._pull, zmq.POLLIN)
@@ -202,18 +305,18 @@ class DataSockets:
         except zmq.ZMQError as problem:
             raise Closed("the data plane is closed") from problem
 
-    def connect(self, peer: PeerId, host: str, port: int) -> None:
-        """Make the link to a board, or move it to another address; idempotent."""
-        if self._where.get(peer) == (host, port):
+    def connect(self, peer: PeerId, host: str, port: int, server: bytes) -> None:
+        """Make the link to a board of that public key, or move it to another address; idempotent."""
+        if self._where.get(peer) == (host, port, server):
             return
         self.disconnect(peer)
         socket = self._context.sync.socket(zmq.PUSH)
         events = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_FAILED_AUTH
         monitor = socket.get_monitor_socket(events)
-        self._context.connect(socket, host, port)
+        self._context.connect(socket, host, port, own=self._context.board, server=server)
         self._monitors[monitor] = peer
         self._poller.register(monitor, zmq.POLLIN)
-        self._push[peer], self._where[peer] = socket, (host, port)
+        self._push[peer], self._where[peer] = socket, (host, port, server)
 
     def disconnect(self, peer: PeerId) -> None:
         """Drop the link and whatever waits in it."""
@@ -246,7 +349,7 @@ class DataSockets:
         timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1000 + 0.5))
         self._poller.poll(timeout_ms)
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> Received | None:
         """The next message, or None after TICK_S without one: for a board in the middle of a request.
 
         One blocking call per message: a poll beside every receive costs a round a third of its time. A wake-up ends
@@ -264,9 +367,9 @@ class DataSockets:
                 parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
                 continue
-            host, port = self._where[peer]
+            host, port, server = self._where[peer]
             self.disconnect(peer)
-            self.connect(peer, host, port)
+            self.connect(peer, host, port, server)
             yield peer
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The nouns of the protocol: identities, members, views, shards, rounds. Plain immutable data."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -13,8 +14,14 @@ ModelId = NewType("ModelId", str)  # sha256 of the manifest, 64 hexadecimal digi
 
 PEER_ID_BYTES = 8
 MODEL_ID_BYTES = 32
+PUBLIC_KEY_BYTES = 32
 MAX_BATCH = 64
 MAX_BOARDS = 1024
+
+
+def peer_id(public_key: bytes) -> PeerId:
+    """A board's id: the fingerprint of its long-term public key, so that nobody can take another's."""
+    return PeerId(hashlib.blake2b(public_key, digest_size=PEER_ID_BYTES, person=b"tokenring-board").hexdigest())
 
 
 class Status(StrEnum):
@@ -54,12 +61,27 @@ class FailureReason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a board listens: one port for membership, one for tensors."""
+class Address:
+    """Where a board's door is said to be: a hint, never a fact about a member."""
 
     host: str
-    control_port: int
-    data_port: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a board listens: its door, membership on the port above, tensors on the one above that."""
+
+    host: str
+    port: int
+
+    @property
+    def control_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def data_port(self) -> int:
+        return self.port + 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +91,7 @@ class Member:
     peer: PeerId
     name: str
     endpoint: Endpoint
+    public_key: bytes
     incarnation: Incarnation
     status: Status
     reason: str = ""

@@ -18,15 +18,23 @@ from peer.protocol.messages import (
     Goodbye,
     Hello,
     Message,
+    Peers,
     Ping,
+    PingRequest,
     Pong,
+    Removed,
+    Rumour,
     Stranger,
+    TokenRotated,
+    Vouch,
 )
 from peer.protocol.types import (
     MAX_BATCH,
     MAX_BOARDS,
     MODEL_ID_BYTES,
     PEER_ID_BYTES,
+    PUBLIC_KEY_BYTES,
+    Address,
     Endpoint,
     Epoch,
     Exchange,
@@ -37,9 +45,11 @@ from peer.protocol.types import (
     PeerId,
     RequestId,
     Shard,
+    Status,
     Timing,
     TokenRange,
     Traffic,
+    peer_id,
 )
 
 PROTOCOL_VERSION = 1
@@ -48,6 +58,10 @@ MAX_FRAMES = 2
 MAX_MODELS = 64
 _U16, _U32, _U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 _CODES_FIELDS = 8
+_RUMOURS = (Status.ALIVE, Status.SUSPECT, Status.DEAD)
+_PORT = struct.Struct(">HB")
+MAX_ADDRESSES = 64
+_Signed = Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed
 _SHARD = struct.Struct(f">{PEER_ID_BYTES}sII")
 
 
@@ -58,6 +72,12 @@ class Kind(enum.IntEnum):
     PING = 2
     PONG = 3
     GOODBYE = 4
+    PING_REQUEST = 5
+    VOUCH = 6
+    RUMOUR = 7
+    PEERS = 8
+    TOKEN_ROTATED = 9
+    REMOVED = 10
     ASSIGN = 16
     CODES = 17
     FEATURE = 18
@@ -88,15 +108,28 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
         case Hello(endpoint=e):
-            fields = [version, Kind.HELLO, bytes.fromhex(message.sender), message.name, message.incarnation]
-            fields += [e.host, e.control_port, e.data_port, bytes.fromhex("".join(message.models)), message.answer]
+            fields = [version, Kind.HELLO, bytes.fromhex(message.sender), message.name, message.public_key]
+            fields += [message.incarnation, e.host, e.port, bytes.fromhex("".join(message.models)), message.answer]
         case Ping():
-            fields = [version, Kind.PING, bytes.fromhex(message.sender), message.incarnation]
-            fields += [message.sequence, message.speed]
+            fields = [*_from(version, Kind.PING, message), message.sequence, message.speed]
         case Pong():
-            fields = [version, Kind.PONG, bytes.fromhex(message.sender), message.incarnation, message.sequence]
+            fields = [*_from(version, Kind.PONG, message), message.sequence, message.stuck_ms]
+        case PingRequest():
+            fields = [*_from(version, Kind.PING_REQUEST, message), bytes.fromhex(message.target), message.sequence]
+        case Vouch():
+            fields = [*_from(version, Kind.VOUCH, message), bytes.fromhex(message.target), message.sequence]
+        case Rumour():
+            fields = [*_from(version, Kind.RUMOUR, message), bytes.fromhex(message.about)]
+            fields += [message.about_incarnation, _RUMOURS.index(message.status)]
         case Goodbye():
-            fields = [version, Kind.GOODBYE, bytes.fromhex(message.sender), message.incarnation]
+            fields = _from(version, Kind.GOODBYE, message)
+        case Peers():
+            places = b"".join(_PORT.pack(a.port, len(a.host.encode())) + a.host.encode() for a in message.addresses)
+            fields = [*_from(version, Kind.PEERS, message), places]
+        case TokenRotated():
+            fields = [*_from(version, Kind.TOKEN_ROTATED, message), message.token]
+        case Removed():
+            fields = [*_from(version, Kind.REMOVED, message), bytes.fromhex(message.about), message.revoked]
         case Stranger():
             raise TypeError("a Stranger is only ever received")
     if body is None:
@@ -165,20 +198,30 @@ def _single(second: bytes | None) -> None:
         raise BadFrame("a message that has no body came with a second frame")
 
 
+def _from(version: int, kind: Kind, message: _Signed) -> list[Field]:
+    return [version, kind, bytes.fromhex(message.sender), message.incarnation]
+
+
+def _sequence(fields: Fields) -> int:
+    return fields.integer("sequence", low=0, high=_U32)
+
+
 def _hello(fields: Fields, second: bytes | None) -> Message:
     _single(second)
-    sender, name, incarnation = _peer(fields), fields.text("name", limit=64), _incarnation(fields)
-    endpoint = Endpoint(
-        host=fields.text("host", limit=255),
-        control_port=fields.integer("control_port", low=1, high=_U16),
-        data_port=fields.integer("data_port", low=1, high=_U16),
-    )
+    sender, name = _peer(fields), fields.text("name", limit=64)
+    public_key = fields.blob("public_key", low=PUBLIC_KEY_BYTES, high=PUBLIC_KEY_BYTES)
+    if peer_id(public_key) != sender:
+        raise BadFrame("a board's id is not the fingerprint of its key")
+    incarnation = _incarnation(fields)
+    # Three ports in a row are a board's: its door, membership, tensors.
+    endpoint = Endpoint(host=fields.text("host", limit=255), port=fields.integer("port", low=1, high=_U16 - 2))
     digests = fields.blob("models", high=MAX_MODELS * MODEL_ID_BYTES)
     if len(digests) % MODEL_ID_BYTES:
         raise BadFrame("field models is not a whole number of digests")
     models = [ModelId(digests[i : i + MODEL_ID_BYTES].hex()) for i in range(0, len(digests), MODEL_ID_BYTES)]
     return Hello(
         sender=sender,
+        public_key=public_key,
         name=name,
         incarnation=incarnation,
         endpoint=endpoint,
@@ -192,7 +235,7 @@ def _ping(fields: Fields, second: bytes | None) -> Message:
     return Ping(
         sender=_peer(fields),
         incarnation=_incarnation(fields),
-        sequence=fields.integer("sequence", low=0, high=_U32),
+        sequence=_sequence(fields),
         speed=fields.number("speed", low=0.0, high=1e12),
     )
 
@@ -202,13 +245,67 @@ def _pong(fields: Fields, second: bytes | None) -> Message:
     return Pong(
         sender=_peer(fields),
         incarnation=_incarnation(fields),
-        sequence=fields.integer("sequence", low=0, high=_U32),
+        sequence=_sequence(fields),
+        stuck_ms=fields.integer("stuck_ms", low=0, high=_U32),
+    )
+
+
+def _ping_request(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    sender, incarnation, target = _peer(fields), _incarnation(fields), _peer(fields)
+    return PingRequest(sender=sender, incarnation=incarnation, target=target, sequence=_sequence(fields))
+
+
+def _vouch(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    sender, incarnation, target = _peer(fields), _incarnation(fields), _peer(fields)
+    return Vouch(sender=sender, incarnation=incarnation, target=target, sequence=_sequence(fields))
+
+
+def _rumour(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    return Rumour(
+        sender=_peer(fields),
+        incarnation=_incarnation(fields),
+        about=_peer(fields),
+        about_incarnation=_incarnation(fields),
+        status=_RUMOURS[fields.integer("status", low=0, high=len(_RUMOURS) - 1)],
     )
 
 
 def _goodbye(fields: Fields, second: bytes | None) -> Message:
     _single(second)
     return Goodbye(sender=_peer(fields), incarnation=_incarnation(fields))
+
+
+def _peers(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    sender, incarnation = _peer(fields), _incarnation(fields)
+    places = fields.blob("addresses", high=MAX_ADDRESSES * (_PORT.size + 255))
+    addresses, at = [], 0
+    while at < len(places):
+        if len(places) - at < _PORT.size or len(addresses) >= MAX_ADDRESSES:
+            raise BadFrame("field addresses is cut short or too long")
+        port, length = _PORT.unpack_from(places, at)
+        at += _PORT.size
+        host = places[at : at + length]
+        at += length
+        if len(host) != length or not host or not port or not host.isascii() or not host.decode().isprintable():
+            raise BadFrame("field addresses holds something that is no address")
+        addresses.append(Address(host=host.decode(), port=port))
+    return Peers(sender=sender, incarnation=incarnation, addresses=tuple(addresses))
+
+
+def _token_rotated(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    sender, incarnation = _peer(fields), _incarnation(fields)
+    return TokenRotated(sender=sender, incarnation=incarnation, token=fields.blob("token", low=32, high=32))
+
+
+def _removed(fields: Fields, second: bytes | None) -> Message:
+    _single(second)
+    sender, incarnation, about = _peer(fields), _incarnation(fields), _peer(fields)
+    return Removed(sender=sender, incarnation=incarnation, about=about, revoked=fields.flag("revoked"))
 
 
 def _shards(blob: bytes) -> tuple[Shard, ...]:
@@ -328,6 +425,12 @@ _READ = {
     Kind.PING: _ping,
     Kind.PONG: _pong,
     Kind.GOODBYE: _goodbye,
+    Kind.PING_REQUEST: _ping_request,
+    Kind.VOUCH: _vouch,
+    Kind.RUMOUR: _rumour,
+    Kind.PEERS: _peers,
+    Kind.TOKEN_ROTATED: _token_rotated,
+    Kind.REMOVED: _removed,
     Kind.ASSIGN: _assign,
     Kind.FEATURE: _feature,
     Kind.FAILED: _failed,
