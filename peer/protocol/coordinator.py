@@ -5,25 +5,31 @@ phase      event                                  -> phase     effects
 (new)      begin, several boards                     RUNNING   Send Assign to every board of the attempt
 RUNNING    Feature (last one missing)                ANSWERING RunHead
 RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to the old attempt, Assign to the survivors
-RUNNING    the same, no retry left or too late       DONE      Deliver(error)
+RUNNING    class tokens of others stay out           RUNNING   the same
+RUNNING    the same, this board alone is left        ANSWERING Send Cancel, RunWhole
+RUNNING    the same, no retry left or too late       DONE      Send Cancel, Deliver(error)
+RUNNING    Failed, this board itself cannot go on    DONE      Send Cancel, Deliver(error)
 ANSWERING  LogitsReady                               DONE      Deliver(Answer)
 ANSWERING  AnswerFailed                              DONE      Deliver(error)
 *          cancelled, deadline passed                DONE      Send Cancel, Deliver(error)
 *          Feature or Failed of an older attempt     same      dropped
+others     the same events                           same      dropped
 """
 
+import math
 from enum import Enum
 
 from peer.errors import Cancelled, DeadlineExceeded, NotEnoughBoards, Refused, RemoteStageError, RequestError
 from peer.protocol import ring
+from peer.protocol.assignment import assignments, too_large
 from peer.protocol.effects import Answer, BoardReport, Deliver, Effect, RunHead, RunWhole, Send
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
-from peer.protocol.messages import Assign, Cancel, Failed, Feature
+from peer.protocol.messages import Cancel, Failed, Feature
 from peer.protocol.partition import partition
 from peer.protocol.types import (
     Epoch,
+    Exchange,
     FailureReason,
-    InputKind,
     ModelFacts,
     PeerId,
     Shard,
@@ -45,12 +51,14 @@ class Phase(Enum):
 class Coordinator:
     """State of one request on the board that was asked."""
 
-    def __init__(self, *, submission: Submission, facts: ModelFacts, now: float) -> None:
+    def __init__(self, *, submission: Submission, facts: ModelFacts, now: float, round_timeout_s: float) -> None:
         self.submission = submission
         self.phase = Phase.RUNNING
         self._facts = facts
         self._started_at = now
+        self._round_timeout_s = round_timeout_s
         self._gather_from = now
+        self._gather_by = math.inf  # when the class tokens of the others are late
         self._attempt = 0
         self._epoch = Epoch(0)
         self._shards: tuple[Shard, ...] = ()
@@ -63,6 +71,9 @@ class Coordinator:
         self._self_id = PeerId("")
 
     def deadline(self) -> float:
+        """Local monotonic time at which this request wants a `timer`."""
+        if self.phase is Phase.RUNNING:
+            return min(self.submission.deadline_at, self._gather_by)
         return self.submission.deadline_at
 
     def begin(self, view: View, now: float) -> list[Effect]:
@@ -78,6 +89,10 @@ class Coordinator:
                     "ask for fewer, or see who is missing with: peerctl members"
                 )
             )
+        if wanted.boards is not None and wanted.boards < 1:
+            return self._end(Refused(f"{wanted.boards} boards cannot run a model; ask for 1 or more"))
+        if wanted.codec not in self._facts.codecs:
+            return self._end(Refused(f"model {self._facts.name} has no codec {wanted.codec}"))
         boards = min(wanted.boards or len(alive), self._facts.tokens)
         if wanted.shares is not None and len(wanted.shares) != boards:
             return self._end(Refused(f"{len(wanted.shares)} shares were given for {boards} boards; give one per board"))
@@ -85,16 +100,21 @@ class Coordinator:
             return self._alone()
         return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
 
-    def feature(self, message: Feature, now: float) -> list[Effect]:
+    def feature(self, message: Feature, view: View, now: float) -> list[Effect]:
         """One board is through; the last one completes the gather."""
         if self.phase is not Phase.RUNNING or message.attempt != self._attempt or message.epoch != self._epoch:
             return []
-        batch, width = self.submission.batch, self._facts.width
-        if message.origin >= len(self._shards) or len(message.body) != 4 * batch * width:
+        if message.origin >= len(self._shards) or message.origin in self._features:
             return []
-        self._features.setdefault(message.origin, message)
-        if self._shards[message.origin].peer == self._self_id:
-            self._gather_from = now
+        batch, width = self.submission.batch, self._facts.width
+        sender = self._shards[message.origin].peer
+        if len(message.body) != 4 * batch * width:
+            detail = f"a class token of {len(message.body)} bytes where {4 * batch * width} are due"
+            return self._leave_out({sender}, sender, detail, view, now)
+        self._features[message.origin] = message
+        if sender == self._self_id:
+            # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
+            self._gather_from, self._gather_by = now, now + self._round_timeout_s
         if len(self._features) < len(self._shards):
             return []
         self.phase = Phase.ANSWERING
@@ -109,15 +129,12 @@ class Coordinator:
         if message.origin >= len(self._shards):
             return []
         reporter = self._shards[message.origin].peer
-        blamed = {self._shards[i].peer for i in message.missing if i < len(self._shards)} or {reporter}
         if message.reason is FailureReason.STAGE_FAILED:
             self._stage_failures += 1
             if self._stage_failures >= MAX_STAGE_FAILURES or reporter == self._self_id:
-                return self._end(RemoteStageError(f"board {reporter} could not compute: {message.detail}"))
-        if self._self_id in blamed:
-            # Somebody does not hear the asked board; leave out who says so instead of the one that coordinates.
-            blamed = {reporter}
-        return self._retry(blamed, view, now, why=f"board {reporter}: {message.detail}")
+                error = RemoteStageError(f"board {reporter} could not compute: {message.detail}")
+                return self._cancel_attempt() + self._end(error)
+        return self._leave_out(self._to_blame(message), reporter, message.detail, view, now)
 
     def peer_lost(self, peer: PeerId, view: View, now: float) -> list[Effect]:
         """The link to a board of the attempt broke before its class token was here."""
@@ -133,7 +150,7 @@ class Coordinator:
         if self.phase is not Phase.ANSWERING:
             return []
         if now >= self.submission.deadline_at:
-            return self.timer(now)  # timers are looked at coarsely; a late answer is late all the same
+            return self._out_of_time(now)  # timers are looked at coarsely; a late answer is late all the same
         self.phase = Phase.DONE
         wanted = self.submission
         reports = tuple(
@@ -160,6 +177,8 @@ class Coordinator:
         return [Deliver(request=wanted.request, result=answer)]
 
     def answer_failed(self, event: AnswerFailed) -> list[Effect]:
+        if self.phase is not Phase.ANSWERING:
+            return []
         return self._end(RemoteStageError(f"this board could not compute: {event.detail}"))
 
     def cancel(self) -> list[Effect]:
@@ -167,12 +186,15 @@ class Coordinator:
             return []
         return self._cancel_attempt() + self._end(Cancelled("the asker went away"))
 
-    def timer(self, now: float) -> list[Effect]:
-        if self.phase is Phase.DONE or now < self.submission.deadline_at:
+    def timer(self, view: View, now: float) -> list[Effect]:
+        if self.phase is Phase.DONE:
             return []
-        waited = now - self._started_at
-        error = DeadlineExceeded(f"no answer within {waited:.3g} s; allow more with --deadline, or use fewer boards")
-        return self._cancel_attempt() + self._end(error)
+        if now >= self.submission.deadline_at:
+            return self._out_of_time(now)
+        if self.phase is Phase.RUNNING and now >= self._gather_by:
+            late = {shard.peer for i, shard in enumerate(self._shards) if i not in self._features}
+            return self._retry(late, view, now, why=f"no class token from {', '.join(sorted(late))}")
+        return []
 
     def check(self) -> None:
         """Invariants, for tests: shards cover all tokens once, and no feature comes from outside of them."""
@@ -184,7 +206,7 @@ class Coordinator:
     def _alone(self) -> list[Effect]:
         self.phase = Phase.ANSWERING
         self._single = True
-        self._shards = ()
+        self._shards, self._features = (), {}
         wanted = self.submission
         return [RunWhole(request=wanted.request, model=wanted.model, batch=wanted.batch, rows=wanted.rows)]
 
@@ -194,48 +216,55 @@ class Coordinator:
         wanted, facts = self.submission, self._facts
         self._attempt += 1
         self._epoch = ring.epoch([view.members[peer] for peer in boards])
-        self._features = {}
-        ranges = partition(facts.tokens, shares or [1.0] * len(boards))
+        self._features, self._gather_by = {}, math.inf
+        try:
+            ranges = partition(facts.tokens, shares or [1.0] * len(boards))
+        except ValueError as problem:
+            return self._end(Refused(f"{problem}; ask for other shares"))
         self._shards = tuple(Shard(peer=p, tokens=r) for p, r in zip(boards, ranges, strict=True))
-        effects: list[Effect] = []
-        for shard in self._shards:
-            kind, body = self._input(shard)
-            if shard.peer != self._self_id:
-                self._input_bytes += len(body)
-            assign = Assign(
-                request=wanted.request,
-                attempt=self._attempt,
-                epoch=self._epoch,
-                model=wanted.model,
-                codec=wanted.codec,
-                exchange=wanted.exchange,
-                batch=wanted.batch,
-                coordinator=boards.index(self._self_id),
-                shards=self._shards,
-                deadline_ms=max(0, int((wanted.deadline_at - now) * 1000)),
-                input_kind=kind,
-                body=body,
-            )
-            effects.append(Send(to=shard.peer, message=assign))
+        obstacle = too_large(wanted, facts, self._shards)
+        if obstacle is not None:
+            return self._end(Refused(obstacle))
+        messages = assignments(
+            wanted,
+            facts,
+            self._shards,
+            self_id=self._self_id,
+            attempt=self._attempt,
+            epoch=self._epoch,
+            now=now,
+        )
+        self._input_bytes += sum(len(m.body) for p, m in zip(boards, messages, strict=True) if p != self._self_id)
         # The others start first: their parts have a way to go.
-        effects.sort(key=lambda effect: isinstance(effect, Send) and effect.to == self._self_id)
-        return effects
+        sends: list[Effect] = [
+            Send(to=p, message=m) for p, m in zip(boards, messages, strict=True) if p != self._self_id
+        ]
+        return [*sends, Send(to=self._self_id, message=messages[boards.index(self._self_id)])]
 
-    def _input(self, shard: Shard) -> tuple[InputKind, bytes]:
-        """The cheapest form of a board's part of the input: its patch rows, or the compressed file when smaller."""
-        wanted, facts = self.submission, self._facts
-        row, image = facts.row_bytes, facts.row_bytes * facts.tokens
-        tokens = shard.tokens
-        size = tokens.count * row * wanted.batch
-        if wanted.file is not None and len(wanted.file) < size and shard.peer != self._self_id:
-            return InputKind.FILE, wanted.file
-        cuts = ((b * image + tokens.start * row, b * image + tokens.stop * row) for b in range(wanted.batch))
-        return InputKind.ROWS, b"".join(wanted.rows[start:stop] for start, stop in cuts)
+    def _to_blame(self, message: Failed) -> set[PeerId]:
+        """The boards named as missing; the reporter where it names none, or the board that coordinates."""
+        count = len(self._shards)
+        reporter = self._shards[message.origin].peer
+        missing = [i for i in message.missing if i < count and i != message.origin]
+        if message.reason is FailureReason.ROUND_TIMEOUT and self.submission.exchange is Exchange.RING:
+            # Codes pass from board to board: of all that stay out, those of the nearest board upstream tell where.
+            missing = sorted(missing, key=lambda i: (message.origin - i) % count)[:1]
+        blamed = {self._shards[i].peer for i in missing}
+        # Where somebody does not hear the asked board, who says so is left out instead of the one that coordinates.
+        return {reporter} if not blamed or self._self_id in blamed else blamed
+
+    def _leave_out(self, blamed: set[PeerId], reporter: PeerId, detail: str, view: View, now: float) -> list[Effect]:
+        if self._self_id in blamed:
+            error = Refused(f"this board cannot take part: {detail}; try again in a moment, or ask another board")
+            return self._cancel_attempt() + self._end(error)
+        return self._retry(blamed, view, now, why=f"board {reporter}: {detail}")
 
     def _retry(self, blamed: set[PeerId], view: View, now: float, *, why: str) -> list[Effect]:
         effects = self._cancel_attempt()
         self._excluded |= blamed
         self._lost += [peer for peer in sorted(blamed) if peer not in self._lost]
+        if now >= self.submission.deadline_at:
+            return self._out_of_time(now)
         if self._attempt >= MAX_ATTEMPTS:
             error = NotEnoughBoards(f"{self._attempt} attempts failed, the last one because of {why}; try again")
             return effects + self._end(error)
@@ -250,6 +279,11 @@ class Coordinator:
         wanted = self.submission
         message = Cancel(request=wanted.request, attempt=self._attempt, epoch=self._epoch)
         return [Send(to=shard.peer, message=message) for shard in self._shards if self._attempt]
+
+    def _out_of_time(self, now: float) -> list[Effect]:
+        waited = now - self._started_at
+        error = DeadlineExceeded(f"no answer within {waited:.3g} s; allow more with --deadline, or use fewer boards")
+        return self._cancel_attempt() + self._end(error)
 
     def _end(self, error: RequestError) -> list[Effect]:
         self.phase = Phase.DONE

@@ -12,7 +12,6 @@ import msgpack
 from peer.errors import BadFrame, FrameTooLarge
 
 MAX_HEADER_BYTES = 64 * 1024  # first frame: scalars, and codes small enough to travel inside it
-MAX_BODY_BYTES = 32 * 1024 * 1024  # second frame: float32 tensors, images
 MAX_TEXT_BYTES = 512
 _FIXARRAY = 0x90
 MAX_FIELDS = 15

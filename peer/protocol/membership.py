@@ -4,27 +4,46 @@ Pure: `handle(event, now) -> effects`. Members are found through static seeds; w
 for itself. Legal changes of a member's status:
 
     alive         no sign of life for suspect_s, or its data link broke      -> suspect
-    suspect,dead  any message of its current incarnation                     -> alive
+    suspect,dead  any message of its current incarnation                     -> alive, or incompatible as before
     suspect       no sign of life for dead_s                                 -> dead
     *             Hello of the same or a higher incarnation                  -> alive
     *             Goodbye of its current incarnation                         -> left
     left          Hello of the same incarnation                              -> left
+    incompatible  silent for dead_s                                          -> dead
     *             Hello of another protocol version, or without common model -> incompatible
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from peer.protocol.control_events import (
+    Address,
+    ControlEffect,
+    ControlEvent,
+    ControlReceived,
+    LeaveRequested,
+    LinkBroke,
+    Publish,
+    SendControl,
+    TimerDue,
+)
+from peer.protocol.dials import Dials
 from peer.protocol.messages import ControlMessage, Goodbye, Hello, Ping, Pong, Stranger
 from peer.protocol.types import Endpoint, Incarnation, Member, ModelId, PeerId, Status, View
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a control message goes."""
-
-    host: str
-    port: int
+__all__ = [
+    "Address",
+    "ControlEffect",
+    "ControlEvent",
+    "ControlReceived",
+    "LeaveRequested",
+    "LinkBroke",
+    "Membership",
+    "Pace",
+    "Publish",
+    "SendControl",
+    "TimerDue",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,45 +57,6 @@ class Pace:
     hello_last_s: float = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlReceived:
-    message: ControlMessage
-    source: str  # address the packet came from; stands in for a host that the sender does not know
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkBroke:
-    """The data plane lost its connection to a member: not proof of death, but no new work until it is heard again."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimerDue:
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveRequested:
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendControl:
-    to: Address
-    message: ControlMessage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publish:
-    """The view changed in a way that others must know."""
-
-    view: View
-
-
-ControlEvent = ControlReceived | LinkBroke | TimerDue | LeaveRequested
-ControlEffect = SendControl | Publish
-
 MAX_MEMBERS = 256  # strangers cannot make the list grow without end
 
 
@@ -87,16 +67,7 @@ class _Contact:
     heard_at: float
     ping_at: float
     sequence: int = 0
-    pinged_at: float = 0.0
-
-
-@dataclass(slots=True)
-class _Dial:
-    """One address that shall be greeted until somebody there is alive."""
-
-    next_at: float
-    wait_s: float
-    peer: PeerId | None = None
+    pinged_at: float | None = None  # None: no Pong is awaited
 
 
 class Membership:
@@ -109,7 +80,13 @@ class Membership:
         self._members: dict[PeerId, Member] = {me.peer: replace(me, since_s=now)}
         self._contacts: dict[PeerId, _Contact] = {}
         own = Address(host=me.endpoint.host, port=me.endpoint.control_port)
-        self._dials = {seed: _Dial(next_at=now, wait_s=pace.hello_first_s) for seed in seeds if seed != own}
+        self._leaving = False
+        self._dials = Dials(
+            seeds=tuple(seed for seed in seeds if seed != own),
+            first_s=pace.hello_first_s,
+            last_s=pace.hello_last_s,
+            now=now,
+        )
 
     def view(self) -> View:
         return View(self_id=self._me.peer, members=dict(self._members))
@@ -121,7 +98,10 @@ class Membership:
 
     def deadline(self) -> float | None:
         """Local monotonic time at which a TimerDue is wanted, or None."""
-        times = [dial.next_at for address, dial in self._dials.items() if self._silent(dial)]
+        if self._leaving:
+            return None
+        greeting_at = self._dials.deadline(self._silent)
+        times = [] if greeting_at is None else [greeting_at]
         times += [c.ping_at for peer, c in self._contacts.items() if self._pinged(peer)]
         return min(times, default=None)
 
@@ -138,6 +118,7 @@ class Membership:
             case LeaveRequested():
                 goodbye = Goodbye(sender=self._me.peer, incarnation=self._me.incarnation)
                 effects = [self._to(peer, goodbye) for peer in self._contacts]
+                self._leaving = True  # from here on nothing is said that could bring this board back
         if self._facts() != before:
             effects.append(Publish(view=self.view()))
         return effects
@@ -147,6 +128,9 @@ class Membership:
         assert self._members[self._me.peer].status is Status.ALIVE
         assert len(self._members) <= MAX_MEMBERS + 1
         assert self._contacts.keys() <= self._members.keys() - {self._me.peer}
+        assert all(self._members[peer].status is not Status.LEFT for peer in self._contacts)
+        for member in self._members.values():
+            assert member.status is not Status.ALIVE or self._standing(member.models) is Status.ALIVE
 
     def _facts(self) -> dict[PeerId, tuple[object, ...]]:
         return {m.peer: (m.status, m.incarnation, m.endpoint, m.models, m.name) for m in self._members.values()}
@@ -163,13 +147,18 @@ class Membership:
                 if self._heard(message.sender, message.incarnation, now):
                     if message.speed:
                         self._update(message.sender, speed=message.speed)
+                    if self._leaving:
+                        return []
                     pong = Pong(sender=self._me.peer, incarnation=self._me.incarnation, sequence=message.sequence)
                     return [self._to(message.sender, pong)]
             case Pong():
                 contact = self._contacts.get(message.sender)
                 heard = self._heard(message.sender, message.incarnation, now)
-                if heard and contact is not None and message.sequence == contact.sequence:
+                if not heard or contact is None or contact.pinged_at is None:
+                    return []
+                if message.sequence == contact.sequence:
                     self._update(message.sender, rtt_s=now - contact.pinged_at)
+                    contact.pinged_at = None  # a second copy of the answer measures nothing
             case Goodbye():
                 member = self._members.get(message.sender)
                 if member is not None and message.incarnation == member.incarnation:
@@ -180,11 +169,8 @@ class Membership:
         """A message under our own id: our own address is among the seeds, or another board has a copy of our state."""
         if isinstance(message, Hello) and message.incarnation != self._me.incarnation:
             self.counters["own_id_seen_elsewhere"] += 1
-        own = [address for address, dial in self._dials.items() if dial.peer is None]
         if isinstance(message, Hello) and message.incarnation == self._me.incarnation:
-            for address in own:
-                if address.port == self._me.endpoint.control_port:
-                    self._dials[address].peer = self._me.peer
+            self._dials.mirrored(self._me.peer, self._me.endpoint.control_port)
         return []
 
     def _hello(self, hello: Hello, source: str, now: float) -> list[ControlEffect]:
@@ -192,16 +178,13 @@ class Membership:
         if known is not None and hello.incarnation < known.incarnation:
             self.counters["old_incarnations"] += 1
             return []
-        if known is None and len(self._members) > MAX_MEMBERS:
-            self.counters["members_refused"] += 1
+        if not self._room_for(hello.sender, now):
             return []
         if known is not None and known.status is Status.LEFT and hello.incarnation == known.incarnation:
             return []
         endpoint = replace(hello.endpoint, host=hello.endpoint.host or source)
         models = frozenset(hello.models)
-        common = not self._me.models or bool(models & self._me.models)
-        status = Status.ALIVE if common else Status.INCOMPATIBLE
-        reason = "" if common else self._model_mismatch(models)
+        status = self._standing(models)
         keep = known is not None and known.status is status
         self._members[hello.sender] = Member(
             peer=hello.sender,
@@ -209,7 +192,7 @@ class Membership:
             endpoint=endpoint,
             incarnation=hello.incarnation,
             status=status,
-            reason=reason,
+            reason="" if status is Status.ALIVE else self._model_mismatch(models),
             models=models,
             rtt_s=known.rtt_s if known else None,
             speed=known.speed if known else None,
@@ -218,10 +201,32 @@ class Membership:
         contact = self._contacts.setdefault(hello.sender, _Contact(heard_at=now, ping_at=now))
         contact.heard_at = now
         address = Address(host=endpoint.host, port=endpoint.control_port)
-        dial = self._dials.setdefault(address, _Dial(next_at=now, wait_s=self._pace.hello_first_s))
-        dial.peer = hello.sender
-        dial.wait_s = self._pace.hello_first_s
-        return [] if hello.answer else [SendControl(to=address, message=self._own_hello(answer=True))]
+        self._dials.answered(address, hello.sender, now)
+        if hello.answer or self._leaving:
+            return []
+        return [SendControl(to=address, message=self._own_hello(answer=True))]
+
+    def _room_for(self, peer: PeerId, now: float) -> bool:
+        """Whether `peer` can be listed; of a full list, whoever is gone for longest makes room."""
+        if peer in self._members or len(self._members) <= MAX_MEMBERS:
+            return True
+        gone = [
+            member
+            for member in self._members.values()
+            if member.status is Status.DEAD or (member.peer not in self._contacts and member.peer != self._me.peer)
+        ]
+        if not gone:
+            self.counters["members_refused"] += 1
+            return False
+        oldest = min(gone, key=lambda member: member.since_s).peer
+        self._dials.released(oldest, now)
+        self._contacts.pop(oldest, None)
+        del self._members[oldest]
+        return True
+
+    def _standing(self, models: frozenset[ModelId]) -> Status:
+        """What a board is that answers and holds `models`."""
+        return Status.ALIVE if not self._me.models or models & self._me.models else Status.INCOMPATIBLE
 
     def _model_mismatch(self, theirs: frozenset[ModelId]) -> str:
         def short(models: frozenset[ModelId]) -> str:
@@ -231,8 +236,7 @@ class Membership:
         return f"holds models {short(theirs)}, this board {mine}; give both the same model folder"
 
     def _stranger(self, message: Stranger, now: float) -> None:
-        if message.sender not in self._members and len(self._members) > MAX_MEMBERS:
-            self.counters["members_refused"] += 1
+        if not self._room_for(message.sender, now):
             return
         reason = f"speaks protocol {message.version}; install the same release of tokenring on both boards"
         known = self._members.get(message.sender)
@@ -246,6 +250,7 @@ class Membership:
             since_s=known.since_s if known is not None and known.status is Status.INCOMPATIBLE else now,
         )
         self._contacts.pop(message.sender, None)
+        self._dials.released(message.sender, now)
 
     def _heard(self, peer: PeerId, incarnation: Incarnation, now: float) -> bool:
         """A sign of life of the incarnation that is known; a newer one has to say Hello first."""
@@ -255,7 +260,9 @@ class Membership:
             return False
         contact.heard_at = now
         if member.status is Status.SUSPECT or member.status is Status.DEAD:
-            self._set(peer, Status.ALIVE, "", now)
+            status = self._standing(member.models)
+            reason = "" if status is Status.ALIVE else self._model_mismatch(member.models)
+            self._set(peer, status, reason, now)
         return True
 
     def _link_broke(self, peer: PeerId, now: float) -> list[ControlEffect]:
@@ -269,11 +276,10 @@ class Membership:
 
     def _timer(self, now: float) -> list[ControlEffect]:
         effects: list[ControlEffect] = []
-        for address, dial in self._dials.items():
-            if self._silent(dial) and now >= dial.next_at:
-                effects.append(SendControl(to=address, message=self._own_hello(answer=False)))
-                dial.next_at = now + dial.wait_s
-                dial.wait_s = min(2 * dial.wait_s, self._pace.hello_last_s)
+        if self._leaving:
+            return effects
+        hello = self._own_hello(answer=False)
+        effects += [SendControl(to=address, message=hello) for address in self._dials.due(self._silent, now)]
         for peer, contact in self._contacts.items():
             if not self._pinged(peer):
                 continue
@@ -300,11 +306,9 @@ class Membership:
         )
         return self._to(peer, ping)
 
-    def _silent(self, dial: _Dial) -> bool:
-        """Seeds nobody answered at yet, and members that are suspect or dead; not ourselves, not who left."""
-        if dial.peer is None:
-            return True
-        return self._members[dial.peer].status in (Status.SUSPECT, Status.DEAD)
+    def _silent(self, peer: PeerId) -> bool:
+        """Members that have to be greeted: suspect or dead, but not who left."""
+        return self._members[peer].status in (Status.SUSPECT, Status.DEAD)
 
     def _pinged(self, peer: PeerId) -> bool:
         return self._members[peer].status in (Status.ALIVE, Status.SUSPECT, Status.INCOMPATIBLE)
@@ -338,3 +342,4 @@ class Membership:
             self._members[peer] = replace(member, status=status, reason=reason, since_s=now)
             if status is Status.LEFT:
                 self._contacts.pop(peer, None)
+                self._dials.released(peer, now)

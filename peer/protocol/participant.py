@@ -62,7 +62,7 @@ class Participant:
 
     def deadline(self) -> float:
         """Local monotonic time at which this shard wants a `timer`."""
-        if self.phase is Phase.EXCHANGING:
+        if self.phase is Phase.EXCHANGING and self._missing():
             return min(self._deadline_at, self._round_at + self._round_timeout_s)
         return self._deadline_at
 
@@ -151,7 +151,8 @@ class Participant:
     def timer(self, now: float) -> list[Effect]:
         if now >= self._deadline_at:
             return self.abandon()
-        if self.phase is Phase.EXCHANGING and now >= self.deadline():
+        # A board whose codes are all here is slow itself; that is nobody's fault and ends with the deadline.
+        if now >= self.deadline():
             return self._fail(FailureReason.ROUND_TIMEOUT, self._missing(), f"no codes for {self._round_timeout_s:g} s")
         return []
 

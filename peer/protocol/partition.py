@@ -1,5 +1,6 @@
 """Who holds which tokens: contiguous ranges that cover all tokens, as even or uneven as the weights say."""
 
+import math
 from collections.abc import Sequence
 
 from peer.protocol.types import TokenRange
@@ -14,10 +15,11 @@ def partition(tokens: int, weights: Sequence[float]) -> tuple[TokenRange, ...]:
     boards = len(weights)
     if not 1 <= boards <= tokens:
         raise ValueError(f"{tokens} tokens cannot be split over {boards} boards")
-    if not all(weight > 0 for weight in weights):
-        raise ValueError("every board's share must be positive")
-    total = float(sum(weights))
-    exact = [tokens * weight / total for weight in weights]
+    if not all(0 < weight < math.inf for weight in weights):
+        raise ValueError("every board's share must be a positive number")
+    largest = max(weights)  # the sum of very large weights would not be a number any more
+    total = math.fsum(weight / largest for weight in weights)
+    exact = [tokens * (weight / largest) / total for weight in weights]
     counts = [max(1, int(share)) for share in exact]
     by_remainder = sorted(range(boards), key=lambda i: (counts[i] - exact[i], i))
     for index in by_remainder[: max(0, tokens - sum(counts))]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from peer.errors import Refused
+from peer.errors import LocalProtocolError, NoSuchModel, Refused
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.effects import Deliver, Effect, Send
@@ -32,10 +32,11 @@ from peer.protocol.events import (
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
 from peer.protocol.participant import Participant
 from peer.protocol.participant import Phase as ParticipantPhase
-from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, RequestId, View
+from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View
 
 Move = Callable[[Participant], list[Effect]]
 Decision = Callable[[Coordinator], list[Effect]]
+_USABLE = (Status.ALIVE, Status.SUSPECT)  # the states in which the daemon keeps a link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class RequestLimits:
     coordinated: int = 32  # requests asked of this board at once; more are refused, to be tried again
     participated: int = 64  # shards computed at once for all coordinators
     early_codes: int = 256  # code messages kept for assignments still on their way
+    early_bytes: int = 32 * 1024 * 1024  # what their bodies may take together
     early_s: float = 2.0
     remembered: int = 1024  # attempts that are over, so that their late messages are dropped unseen
     round_timeout_s: float = 5.0
@@ -96,14 +98,13 @@ class Requests:
             case CancelRequested(request=request):
                 effects = self._coordinator(request, lambda c: c.cancel())
             case PeerLost(peer=peer):
-                # Its shards first: a report to a coordinator on this same board then finds the attempt replaced.
-                effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
-                effects += self._each_participant(lambda p: p.peer_lost(peer))
+                effects = self._lost(peer, now)
             case ViewChanged(view=view):
+                gone = self._gone(view)
                 self.view = view
-                effects = []
+                effects = [effect for peer in gone for effect in self._lost(peer, now)]
             case TimerDue():
-                effects = self._each_coordinator(lambda c: c.timer(now))
+                effects = self._each_coordinator(lambda c: c.timer(self.view, now))
                 effects += self._each_participant(lambda p: p.timer(now))
                 self._expire_early(now)
             case _ as never:
@@ -114,7 +115,11 @@ class Requests:
         """Invariants, for tests."""
         assert len(self._coordinators) <= self._limits.coordinated
         assert len(self._participants) <= self._limits.participated
-        assert sum(len(codes) for _, codes in self._early.values()) <= self._limits.early_codes
+        early = [codes for _, kept in self._early.values() for codes in kept]
+        assert len(early) <= self._limits.early_codes
+        assert sum(len(codes.body) for codes in early) <= self._limits.early_bytes
+        assert len(self._over) <= self._limits.remembered
+        assert not self._early.keys() & (self._participants.keys() | self._over.keys())
         assert not self._participants.keys() & self._over.keys()
         for coordinator in self._coordinators.values():
             coordinator.check()
@@ -122,11 +127,18 @@ class Requests:
             participant.check()
 
     def _submit(self, submission: Submission, now: float) -> list[Effect]:
-        facts = self._models[submission.model]
+        if submission.request in self._coordinators:
+            raise LocalProtocolError(f"request {submission.request:016x} was submitted twice")
+        facts = self._models.get(submission.model)
+        if facts is None:
+            unknown = NoSuchModel(f"model {submission.model[:12]} is not on this board")
+            return [Deliver(request=submission.request, result=unknown)]
         if len(self._coordinators) >= self._limits.coordinated:
             error = Refused(f"busy with {len(self._coordinators)} requests; try again in a moment")
             return [Deliver(request=submission.request, result=error)]
-        coordinator = Coordinator(submission=submission, facts=facts, now=now)
+        coordinator = Coordinator(
+            submission=submission, facts=facts, now=now, round_timeout_s=self._limits.round_timeout_s
+        )
         self._coordinators[submission.request] = coordinator
         return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
 
@@ -142,17 +154,23 @@ class Requests:
             case Assign():
                 return self._assigned(key, message, now)
             case Feature():
-                return self._coordinator(message.request, lambda c: c.feature(message, now))
+                return self._coordinator(message.request, lambda c: c.feature(message, self.view, now))
             case Failed():
                 return self._coordinator(message.request, lambda c: c.failed(message, self.view, now))
             case Cancel():
-                return self._participant(key, lambda p: p.abandon())
+                effects = self._participant(key, lambda p: p.abandon())
+                self._close(key)  # also when it overtook its assignment, which then begins nothing
+                return effects
             case _ as never:
                 assert_never(never)
 
     def _assigned(self, key: AttemptKey, assign: Assign, now: float) -> list[Effect]:
         if key in self._participants or key in self._over:
             self.counters["duplicate_assignments"] += 1
+            return []
+        if any(k.request == key.request and k.attempt > key.attempt for k in self._participants):
+            self.counters["old_assignments"] += 1
+            self._close(key)
             return []
         me = next((i for i, shard in enumerate(assign.shards) if shard.peer == self.view.self_id), None)
         if me is None:
@@ -209,13 +227,16 @@ class Requests:
         if key in self._over:
             self.counters["late_codes"] += 1
             return
-        if sum(len(kept) for _, kept in self._early.values()) >= self._limits.early_codes:
+        kept = [codes for _, waiting in self._early.values() for codes in waiting]
+        size = len(message.body) + sum(len(codes.body) for codes in kept)
+        if len(kept) >= self._limits.early_codes or size > self._limits.early_bytes:
             self.counters["early_codes_dropped"] += 1
             return
         _, codes = self._early.setdefault(key, (now + self._limits.early_s, []))
         codes.append(message)
 
     def _expire_early(self, now: float) -> None:
+        """Codes whose assignment never came are given up; when it comes after all, their senders time out."""
         for key in [key for key, (expires_at, _) in self._early.items() if now >= expires_at]:
             self.counters["early_codes_expired"] += len(self._early.pop(key)[1])
 
@@ -247,6 +268,21 @@ class Requests:
         if coordinator.phase is CoordinatorPhase.DONE:
             del self._coordinators[request]
         return effects
+
+    def _gone(self, view: View) -> list[PeerId]:
+        """Boards that could take part before, and cannot in `view`, or not as the one that held their shards."""
+        gone = []
+        for peer, old in self.view.members.items():
+            new = view.members.get(peer)
+            usable = new is not None and new.status in _USABLE and new.incarnation == old.incarnation
+            if old.status in _USABLE and not usable and peer != view.self_id:
+                gone.append(peer)
+        return sorted(gone)
+
+    def _lost(self, peer: PeerId, now: float) -> list[Effect]:
+        """A link broke. Requests first: what a shard here then reports to them is of an attempt already replaced."""
+        effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
+        return effects + self._each_participant(lambda p: p.peer_lost(peer))
 
     def _each_participant(self, move: Move) -> list[Effect]:
         return [effect for key in list(self._participants) for effect in self._participant(key, move)]

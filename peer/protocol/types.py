@@ -17,6 +17,7 @@ MODEL_ID_BYTES = 32
 PUBLIC_KEY_BYTES = 32
 MAX_BATCH = 64
 MAX_BOARDS = 1024
+MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
 
 
 def peer_id(public_key: bytes) -> PeerId:
