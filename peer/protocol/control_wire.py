@@ -45,8 +45,8 @@ def control_fields(message: Hello | Stranger | _Known) -> list[Field]:
         case Vouch():
             return [*_from(Kind.VOUCH, message), bytes.fromhex(message.target), message.sequence]
         case Rumour():
-            about = [bytes.fromhex(message.about), message.about_incarnation, _RUMOURS.index(message.status)]
-            return [*_from(Kind.RUMOUR, message), *about]
+            about: list[Field] = [bytes.fromhex(message.about), message.about_incarnation]
+            return [*_from(Kind.RUMOUR, message), *about, _RUMOURS.index(message.status)]
         case Goodbye():
             return _from(Kind.GOODBYE, message)
         case Peers():
@@ -145,7 +145,8 @@ def _peers(fields: Fields, second: bytes | None) -> Message:
     single(second)
     sender, incarnation = read_peer(fields), read_incarnation(fields)
     places = fields.blob("addresses", high=MAX_ADDRESSES * (_PORT.size + 255))
-    addresses, at = [], 0
+    addresses: list[Address] = []
+    at = 0
     while at < len(places):
         if len(places) - at < _PORT.size or len(addresses) >= MAX_ADDRESSES:
             raise BadFrame("field addresses is cut short or too long")

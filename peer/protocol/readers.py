@@ -1,4 +1,4 @@
-"""From checked fields to the messages of a request, one reader per kind: every range and every length stands here and nowhere else."""
+"""From checked fields to the messages of a request, one reader per kind: every range and length stands here."""
 
 import enum
 import struct
