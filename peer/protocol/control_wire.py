@@ -54,7 +54,7 @@ def control_fields(message: Hello | Stranger | _Known) -> list[Field]:
             places = b"".join(_PORT.pack(port, len(host)) + host for port, host in hosts)
             return [*_from(Kind.PEERS, message), places]
         case TokenRotated():
-            return [*_from(Kind.TOKEN_ROTATED, message), message.token]
+            return [*_from(Kind.TOKEN_ROTATED, message), message.generation, message.token]
         case Removed():
             return [*_from(Kind.REMOVED, message), bytes.fromhex(message.about), message.revoked]
         case Stranger():
@@ -163,7 +163,12 @@ def _peers(fields: Fields, second: bytes | None) -> Message:
 def _token_rotated(fields: Fields, second: bytes | None) -> Message:
     single(second)
     sender, incarnation = read_peer(fields), read_incarnation(fields)
-    return TokenRotated(sender=sender, incarnation=incarnation, token=fields.blob("token", low=32, high=32))
+    return TokenRotated(
+        sender=sender,
+        incarnation=incarnation,
+        generation=fields.integer("generation", low=0, high=_U32),
+        token=fields.blob("token", low=TOKEN_BYTES, high=TOKEN_BYTES),
+    )
 
 
 def _removed(fields: Fields, second: bytes | None) -> Message:

@@ -111,6 +111,7 @@ class TokenRotated:
 
     sender: PeerId
     incarnation: Incarnation
+    generation: int
     token: bytes
 
 

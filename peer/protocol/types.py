@@ -15,6 +15,7 @@ ModelId = NewType("ModelId", str)  # sha256 of the manifest, 64 hexadecimal digi
 PEER_ID_BYTES = 8
 MODEL_ID_BYTES = 32
 PUBLIC_KEY_BYTES = 32
+REFUTATION_BITS = 16
 MAX_BATCH = 64
 MAX_BOARDS = 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
@@ -23,6 +24,11 @@ MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
 def peer_id(public_key: bytes) -> PeerId:
     """A board's id: the fingerprint of its long-term public key, so that nobody can take another's."""
     return PeerId(hashlib.blake2b(public_key, digest_size=PEER_ID_BYTES, person=b"tokenring-board").hexdigest())
+
+
+def boot(incarnation: Incarnation) -> int:
+    """Which start of the board an incarnation belongs to; the low bits count its refutations since."""
+    return incarnation >> REFUTATION_BITS
 
 
 class Status(StrEnum):
@@ -158,6 +164,14 @@ class ModelFacts:
     width: int
     default_codec: str
     codecs: Mapping[str, CodecFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Lock:
+    """The cluster's token, 32 bytes, and how many rotations lie before it. Never printed."""
+
+    token: bytes
+    generation: int
 
 
 class AttemptKey(NamedTuple):

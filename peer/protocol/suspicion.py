@@ -1,0 +1,61 @@
+"""How long a silent board stays suspect before it is dead, and how slow this board itself is (Lifeguard).
+
+Lifeguard (arXiv 1707.00788): an accuser alone waits long, each independent confirmation shortens the wait, and a board
+that misses its own timers gives the others more time. Pure arithmetic; all times in seconds.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from peer.protocol.types import Incarnation, PeerId
+
+MAX_SCORE = 7
+
+
+def patience_s(*, longest_s: float, shortest_s: float, confirmations: int, expected: int) -> float:
+    """Time from suspicion to death: `longest_s` without a confirmation, `shortest_s` with `expected` of them."""
+    if expected < 1:
+        return longest_s
+    share = math.log(min(confirmations, expected) + 1) / math.log(expected + 1)
+    return max(shortest_s, longest_s - (longest_s - shortest_s) * share)
+
+
+@dataclass(slots=True, kw_only=True)
+class Suspicion:
+    """A suspect, since when, and who besides this board accuses it."""
+
+    incarnation: Incarnation
+    since_at: float
+    longest_s: float
+    shortest_s: float
+    expected: int  # boards that could confirm
+    accusers: set[PeerId] = field(default_factory=set)
+
+    def dead_at(self) -> float:
+        """Local monotonic time from which the suspect is dead."""
+        confirmations = max(0, len(self.accusers) - 1)
+        return self.since_at + patience_s(
+            longest_s=self.longest_s,
+            shortest_s=self.shortest_s,
+            confirmations=confirmations,
+            expected=self.expected,
+        )
+
+
+class OwnSlowness:
+    """Lifeguard's local health: how far this board's own timeouts are stretched."""
+
+    def __init__(self) -> None:
+        self._score = 0
+
+    @property
+    def stretch(self) -> float:
+        """Factor on this board's patience with others, 1 to 4.5."""
+        return 1.0 + self._score / 2
+
+    def late(self) -> None:
+        """A timer of our own fired late, or several probes failed at once: we may be the slow one."""
+        self._score = min(MAX_SCORE, self._score + 1)
+
+    def punctual(self) -> None:
+        self._score = max(0, self._score - 1)
