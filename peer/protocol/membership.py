@@ -155,15 +155,13 @@ class Membership:
             self.counters["forged"] += 1
             return []
         member = self._roster.get(message.sender)
-        if member is not None and boot(message.incarnation) == boot(member.incarnation):
-            # Its own word, under its own key: a refutation that we missed.
-            if message.incarnation > member.incarnation:
-                self._roster.update(member.peer, incarnation=message.incarnation)
-                member = self._roster.get(message.sender)
         if member is None or boot(message.incarnation) != boot(member.incarnation):
             self.counters["unknown_senders"] += 1
             # Somebody whose key is admitted and whom we do not know as it is now: let it introduce itself.
             return [] if member is None or self._left else self._live.greet(member)
+        if message.incarnation > member.incarnation:
+            # Its own word, under its own key: a refutation that we missed.
+            member = self._roster.update(member.peer, incarnation=message.incarnation)
         return [*self._joined(member, now), *self._known(message, member, now)]
 
     def _known(self, message: ControlMessage, member: Member, now: float) -> list[ControlEffect]:
@@ -205,7 +203,7 @@ class Membership:
         self._tombstones.pop(peer, None)
         # An answer, or a word under its own key, proves that the board has let us in; a knock at our door does not.
         both_ways = hello.answer or not event.door
-        fresh = known is None or known.incarnation != hello.incarnation or known.status not in _HERE
+        fresh = known is None or boot(known.incarnation) != boot(hello.incarnation) or known.status not in _HERE
         self._enter(hello, event.source, known, fresh=fresh, both_ways=both_ways, now=now)
         member = self._roster.get(peer)
         if member is None or self._left:
@@ -238,10 +236,10 @@ class Membership:
         elif status is Status.ALIVE and not both_ways and known is not None:
             status, reason = known.status, known.reason
         else:
-            back = known is not None and known.status in (Status.DEAD, Status.SUSPECT)
-            if status is Status.ALIVE and back and peer not in self._roster.joining and known is not None:
-                if known.incarnation == hello.incarnation:
-                    status, reason = self._live.revived(peer, now)
+            gone = known is not None and known.status in (Status.DEAD, Status.SUSPECT)
+            same = known is not None and boot(known.incarnation) == boot(hello.incarnation)
+            if status is Status.ALIVE and gone and same and peer not in self._roster.joining:
+                status, reason = self._live.revived(peer, now)
             self._roster.joining.discard(peer)
             self._live.forget(peer)
         self._roster.enter(hello, source, status, reason, now)

@@ -53,9 +53,11 @@ class Roster:
         admitted = (m for m in self._members.values() if m.status is not Status.REFUSED and m.peer != self._self_id)
         return frozenset(member.public_key for member in admitted if any(member.public_key))
 
-    def update(self, peer: PeerId, **fields: object) -> None:
+    def update(self, peer: PeerId, **fields: object) -> Member:
         """Replace fields of a record, this board's own included."""
-        self._members[peer] = replace(self._members[peer], **fields)  # type: ignore[arg-type]  # names checked by replace
+        member = replace(self._members[peer], **fields)  # type: ignore[arg-type]  # names checked by replace
+        self._members[peer] = member
+        return member
 
     def mark(self, peer: PeerId, status: Status, reason: str, now: float) -> None:
         """Another status; the time since then starts anew only when it is another."""
