@@ -48,15 +48,15 @@ def _read(path: Path) -> Identity | None:
     try:
         with path.open("rb") as file:
             data = json.loads(file.read(_MAX_BYTES))
-        peer, incarnation = data["id"], data["incarnation"]
-        if len(bytes.fromhex(peer)) != PEER_ID_BYTES or type(incarnation) is not int or not 0 < incarnation < 2**63:
+        peer, incarnation = bytes.fromhex(data["id"]), data["incarnation"]
+        if len(peer) != PEER_ID_BYTES or type(incarnation) is not int or not 0 < incarnation < 2**63:
             raise ValueError("out of range")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         _log.warning("%s is damaged (%s); this board takes a new id", path, problem)
         return None
-    return Identity(peer=PeerId(peer.lower()), incarnation=Incarnation(incarnation))
+    return Identity(peer=PeerId(peer.hex()), incarnation=Incarnation(incarnation))
 
 
 def _write(path: Path, identity: Identity) -> None:

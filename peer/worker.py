@@ -51,16 +51,16 @@ class Worker:
 
     def __init__(self, models: Mapping[ModelId, Model]) -> None:
         self.speed: float | None = None  # content-token blocks per second of compute
-        self._models = dict(models)
+        self._models = models  # a lookup may load; a copy would load them all
         self._work: dict[AttemptKey, _Work] = {}
 
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
         assign = effect.assign
         started = time.perf_counter()
-        model = self._models[assign.model]
         mine = assign.shards[effect.me].tokens
         try:
+            model = self._models[assign.model]
             rows = self._rows(model, effect)
             work = _Work(
                 shard=Shard(model, model.codec(assign.codec)),
@@ -117,11 +117,10 @@ class Worker:
 
     def whole(self, effect: RunWhole) -> Event:
         """The undivided model on this board."""
-        model = self._models[effect.model]
-        geometry = model.plan.geometry
         started = time.perf_counter()
         try:
-            rows = _shaped(effect.rows, effect.batch, geometry.row_bytes)
+            model = self._models[effect.model]
+            rows = _shaped(effect.rows, effect.batch, model.plan.geometry.row_bytes)
             logits = model.whole(rows)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
@@ -130,8 +129,8 @@ class Worker:
 
     def head(self, effect: RunHead) -> Event:
         """Mean of the boards' class tokens, then the classifier."""
-        model = self._models[effect.model]
         try:
+            model = self._models[effect.model]
             features = np.stack([np.frombuffer(body, dtype=np.float32) for body in effect.features])  # f32 [N, B*D]
             if not np.isfinite(features).all():
                 return AnswerFailed(request=effect.request, detail="a board sent a class token that is not finite")
