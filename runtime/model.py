@@ -18,15 +18,22 @@ from runtime.memory import free_bytes
 from runtime.plan import ModelPlan, StageSpec, Yields
 from runtime.stage import SessionSettings, Stage, check_outputs
 
-# Packed weights are private copies of everything, once for the divided and once for the undivided network.
+# Packed weights are a private copy of everything; as much again shall stay free for the rest of the board.
 _PREPACK_ROOM = 3
 
 
 class Model:
     """The graphs of one model. Thread-compatible: one thread at a time, whichever it is."""
 
-    def __init__(self, folder: Path, plan: ModelPlan, marks: tuple[FileMark, ...], settings: SessionSettings) -> None:
-        """For `load`, which verifies the folder first."""
+    def __init__(
+        self,
+        folder: Path,
+        plan: ModelPlan,
+        marks: tuple[FileMark, ...],
+        settings: SessionSettings,
+        whole: SessionSettings | None = None,
+    ) -> None:
+        """For `load`, which verifies the folder first; `whole` are settings of the undivided network's own."""
         self.plan = plan
         self.settings = settings
         self._folder = folder
@@ -38,7 +45,7 @@ class Model:
         self.query = tuple(self._stage(f"query.{block}") for block in blocks)
         self.attend = tuple(self._stage(f"attend.{block}") for block in blocks)
         self._head = self._stage("head", threads=1)
-        self._whole = self._stage("whole")
+        self._whole = self._open(self._spec("whole"), whole or settings)
         self._check_unchanged()
 
     @classmethod
@@ -46,14 +53,17 @@ class Model:
         """Verify `folder`, load its graphs and run each once.
 
         Raises PlanError, ModelDigestMismatch or StageError. `settings.prepack` None becomes True when free memory
-        exceeds three times the model's size; `model.settings` tells the choice.
+        exceeds three times the model's size, and then only for the divided network: a second packed copy for the
+        undivided one would double the memory for a few percent of its speed. `model.settings` tells the choice.
         """
         marks = mark_files(folder, read_plan(folder))  # before the digests are checked, compared after loading
         plan = open_model(folder)
+        whole = settings
         if settings.prepack is None:
             free = free_bytes()
             settings = replace(settings, prepack=free is None or free > _PREPACK_ROOM * plan.size_bytes)
-        model = cls(folder, plan, marks, settings)
+            whole = replace(settings, prepack=False)
+        model = cls(folder, plan, marks, settings, whole)
         model._warm_up()
         return model
 
@@ -67,7 +77,7 @@ class Model:
             if spec.yields is Yields.INPUT and not self._project:
                 self._project = tuple(self._stage(f"project.{i}") for i in range(self.plan.geometry.blocks))
             # One thread: these graphs are small, and a pool of threads for each would only idle.
-            codec = build(spec, self.plan.geometry.width, lambda graph: self._open(graph, threads=1))
+            codec = build(spec, self.plan.geometry.width, lambda graph: self._open(graph, self._settings(1)))
             self._check_unchanged()
             self._warm_up_codec(codec)
             self._codecs[name] = codec
@@ -93,13 +103,18 @@ class Model:
         return _f32(self._project[block].run(values)[0])
 
     def _stage(self, name: str, threads: int | None = None) -> Stage:
+        return self._open(self._spec(name), self._settings(threads))
+
+    def _spec(self, name: str) -> StageSpec:
         spec = self.plan.stage(name)
         if spec is None:
             raise StageError(name, "the model does not have it", "export the model again")
-        return self._open(spec, threads)
+        return spec
 
-    def _open(self, spec: StageSpec, threads: int | None = None) -> Stage:
-        settings = self.settings if threads is None else replace(self.settings, threads=threads)
+    def _settings(self, threads: int | None) -> SessionSettings:
+        return self.settings if threads is None else replace(self.settings, threads=threads)
+
+    def _open(self, spec: StageSpec, settings: SessionSettings) -> Stage:
         return Stage(self._folder, spec, settings)
 
     def _check_unchanged(self) -> None:
