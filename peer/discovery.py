@@ -58,4 +58,4 @@ class Discovery(Protocol):
         """Announce this from now on; the id stays."""
 
     def sightings(self) -> AsyncIterator[Sighting]:
-        """What is seen, as it is seen, repeated at most every few seconds. When nobody listens the oldest are dropped."""
+        """What is seen, as it is seen, at most once per few seconds; of too many unread ones the oldest go."""

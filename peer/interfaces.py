@@ -50,7 +50,7 @@ def interfaces(allowed: Collection[str] = ()) -> tuple[Interface, ...]:
 
 
 def multicast_problem(interface: Interface) -> str | None:
-    """Why this machine cannot send mDNS through the interface, in the kernel's words; None when it can. Sends nothing."""
+    """Why mDNS cannot be sent through the interface, in the kernel's words; None when it can. Sends nothing."""
     problem = None
     for family in (socket.AF_INET, socket.AF_INET6):
         if not (interface.ipv4 if family == socket.AF_INET else interface.has_ipv6):

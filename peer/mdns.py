@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-# Exported at the top of zeroconf for its users, though not listed in `__all__`.
-from zeroconf import (
-    DNSOutgoing,  # type: ignore[attr-defined]
-    DNSPointer,  # type: ignore[attr-defined]
-    DNSQuestion,  # type: ignore[attr-defined]
+# zeroconf offers the three DNS classes to its users without listing them in `__all__`.
+from zeroconf import (  # type: ignore[attr-defined]
+    DNSOutgoing,
+    DNSPointer,
+    DNSQuestion,
     Error,
     IPVersion,
     NonUniqueNameException,
@@ -52,6 +52,8 @@ _QUERY_FLAGS, _TYPE_PTR, _CLASS_IN = 0, 12, 1
 _QUEUE = 256
 _RESOLVING = 16
 _RESOLVE_MS = 3000
+# A record that a newer one replaces stays in the cache for a second more (RFC 6762 section 10.2).
+_FLUSHED_S = 1.5
 _CLASHES = 3
 _NO_INTERFACE = "connect a network, or name another board with --seed"
 _PORT_TAKEN = (
@@ -202,6 +204,8 @@ class _Session(RecordUpdateListener):
         self._pointers: list[DNSPointer] = []
         self._touched: set[str] = set()
         self._resolving: set[str] = set()
+        self._looked: set[str] = set()  # names to look at once more
+        self._look_again: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
 
     def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -214,6 +218,8 @@ class _Session(RecordUpdateListener):
 
     def stop(self) -> None:
         self._tasks = None
+        if self._look_again:
+            self._look_again.cancel()
         self._zc.async_remove_listener(self)
 
     def announce(self, announcement: Announcement) -> None:
@@ -324,6 +330,17 @@ class _Session(RecordUpdateListener):
         self._pointers.clear()
         touched, self._touched = self._touched, set()
         for name in touched:
+            self._see(name, now)
+        self._looked |= touched
+        if self._looked and self._look_again is None:
+            self._look_again = asyncio.get_running_loop().call_later(_FLUSHED_S, self._see_flushed)
+
+    def _see_flushed(self) -> None:
+        """What was replaced is gone now: an address that a board gave up is no longer among its hosts."""
+        self._look_again = None
+        looked, self._looked = self._looked, set()
+        now = time.monotonic()
+        for name in looked:
             self._see(name, now)
 
     def _forget(self, pointer: DNSPointer) -> None:

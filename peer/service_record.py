@@ -39,7 +39,7 @@ class ServiceRecord:
 
 
 def instance_name(peer: PeerId, suffix: str = "") -> str:
-    """The full name of a board's service. It holds the id and never the host name, which boards share and people choose.
+    """The full name of a board's service: it holds the id and never the host name, which several boards may share.
 
     `suffix` is 4 hexadecimal digits where somebody else answers to the plain name.
     """
@@ -59,7 +59,7 @@ def build_txt(record: ServiceRecord) -> bytes:
 
 
 def parse_txt(text: bytes) -> ServiceRecord:
-    """Read a TXT record; BadFrame when it is too long, malformed, or lacks a key. Unknown keys are left to newer releases."""
+    """Read a TXT record; BadFrame when it is too long, malformed or lacks a key. Unknown keys are ignored."""
     values = _strings(text)
     version, port = _number(values, "v"), _number(values, "p")
     if port < LOWEST_PORT:
