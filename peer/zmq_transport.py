@@ -212,6 +212,10 @@ class ControlSockets:
             self._context.at_door.replace([self._door_keys.public])
         return self._bind(self._port, self._door_keys, _DOOR)
 
+    def admit(self, keys: Iterable[bytes]) -> None:
+        """Public keys that open the control and the data socket from now on, and no others."""
+        self._context.members.replace(keys)
+
     def change_lock(self, token: bytes) -> None:
         """A new cluster token: from now on the old one opens nothing."""
         self._door.close(linger=0)

@@ -100,6 +100,12 @@ class Coordinator:
             return self._alone()
         return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
 
+    def is_from(self, message: Feature | Failed, sender: PeerId) -> bool:
+        """Whether `sender` is the board that the message speaks for; of an older attempt nobody needs to know."""
+        if message.attempt != self._attempt or message.origin >= len(self._shards):
+            return True
+        return self._shards[message.origin].peer == sender
+
     def feature(self, message: Feature, view: View, now: float) -> list[Effect]:
         """One board is through; the last one completes the gather."""
         if self.phase is not Phase.RUNNING or message.attempt != self._attempt or message.epoch != self._epoch:

@@ -59,6 +59,7 @@ class CancelRequested:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageReceived:
     message: DataMessage
+    sender: PeerId | None = None  # whose key it came under; None without encryption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,14 @@ class Participant:
     def coordinator(self) -> PeerId:
         return self._assign.shards[self._assign.coordinator].peer
 
+    def brings(self, origin: int) -> PeerId | None:
+        """The board that hands us the codes of shard `origin`; None where nobody may."""
+        if origin not in self._tokens:
+            return None
+        shards = self._assign.shards
+        bringer = origin if self._assign.exchange is Exchange.DIRECT else (self._me - 1) % len(shards)
+        return shards[bringer].peer
+
     def deadline(self) -> float:
         """Local monotonic time at which this shard wants a `timer`."""
         if self.phase is Phase.EXCHANGING and self._missing():

@@ -62,7 +62,7 @@ class Requests:
         self._limits = limits
         self._coordinators: dict[RequestId, Coordinator] = {}
         self._participants: dict[AttemptKey, Participant] = {}
-        self._early: OrderedDict[AttemptKey, tuple[float, list[Codes]]] = OrderedDict()
+        self._early: OrderedDict[AttemptKey, tuple[float, list[tuple[Codes, PeerId | None]]]] = OrderedDict()
         self._over: OrderedDict[AttemptKey, None] = OrderedDict()
 
     @property
@@ -79,8 +79,8 @@ class Requests:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """The one mutating entry. Effects are to be performed in order."""
         match event:
-            case MessageReceived(message=message):
-                effects = self._message(message, now)
+            case MessageReceived(message=message, sender=sender):
+                effects = self._message(message, sender, now)
             case CodesReady(key=key):
                 effects = self._participant(key, lambda p: p.codes_ready(event, now))
             case QueryDone(key=key):
@@ -142,27 +142,42 @@ class Requests:
         self._coordinators[submission.request] = coordinator
         return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
 
-    def _message(self, message: DataMessage, now: float) -> list[Effect]:
+    def _message(self, message: DataMessage, sender: PeerId | None, now: float) -> list[Effect]:
+        """Another board's message. What only one board may say is dropped from everybody else."""
         key = AttemptKey(message.request, message.attempt)
         match message:
             case Codes():
                 participant = self._participants.get(key)
                 if participant is None:
-                    self._keep_early(key, message, now)
+                    self._keep_early(key, message, sender, now)
                     return []
+                if sender is not None and sender != participant.brings(message.origin):
+                    return self._forged()
                 return self._settle(key, participant, participant.codes(message, now))
             case Assign():
+                if sender is not None and sender != message.shards[message.coordinator].peer:
+                    return self._forged()
                 return self._assigned(key, message, now)
-            case Feature():
-                return self._coordinator(message.request, lambda c: c.feature(message, self.view, now))
-            case Failed():
+            case Feature() | Failed():
+                coordinator = self._coordinators.get(message.request)
+                if coordinator is not None and sender is not None and not coordinator.is_from(message, sender):
+                    return self._forged()
+                if isinstance(message, Feature):
+                    return self._coordinator(message.request, lambda c: c.feature(message, self.view, now))
                 return self._coordinator(message.request, lambda c: c.failed(message, self.view, now))
             case Cancel():
+                participant = self._participants.get(key)
+                if participant is not None and sender is not None and sender != participant.coordinator:
+                    return self._forged()
                 effects = self._participant(key, lambda p: p.abandon())
                 self._close(key)  # also when it overtook its assignment, which then begins nothing
                 return effects
             case _ as never:
                 assert_never(never)
+
+    def _forged(self) -> list[Effect]:
+        self.counters["forged"] += 1
+        return []
 
     def _assigned(self, key: AttemptKey, assign: Assign, now: float) -> list[Effect]:
         if key in self._participants or key in self._over:
@@ -203,8 +218,8 @@ class Requests:
         )
         effects += self._participant(key, lambda p: p.begin())
         _, early = self._early.pop(key, (0.0, []))
-        for codes in early:
-            effects += self._message(codes, now)
+        for codes, bringer in early:
+            effects += self._message(codes, bringer, now)
         return effects
 
     def _refusal(self, assign: Assign) -> tuple[FailureReason, str] | None:
@@ -222,18 +237,18 @@ class Requests:
             return FailureReason.BUSY, f"busy with {len(self._participants)} shards"
         return None
 
-    def _keep_early(self, key: AttemptKey, message: Codes, now: float) -> None:
+    def _keep_early(self, key: AttemptKey, message: Codes, sender: PeerId | None, now: float) -> None:
         """Codes can overtake the assignment: they come over another connection."""
         if key in self._over:
             self.counters["late_codes"] += 1
             return
-        kept = [codes for _, waiting in self._early.values() for codes in waiting]
+        kept = [codes for _, waiting in self._early.values() for codes, _ in waiting]
         size = len(message.body) + sum(len(codes.body) for codes in kept)
         if len(kept) >= self._limits.early_codes or size > self._limits.early_bytes:
             self.counters["early_codes_dropped"] += 1
             return
         _, codes = self._early.setdefault(key, (now + self._limits.early_s, []))
-        codes.append(message)
+        codes.append((message, sender))
 
     def _expire_early(self, now: float) -> None:
         """Codes whose assignment never came are given up; when it comes after all, their senders time out."""
