@@ -13,7 +13,7 @@ from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.data_plane import DataPlane
-from peer.errors import ConfigError, PeerError
+from peer.errors import ConfigError, PeerError, Refused
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.protocol import ring
@@ -160,14 +160,14 @@ class Node:
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
 
     async def _drain(self) -> None:
-        """Let requests under way finish, then leave."""
+        """Take no new requests, let those under way finish, then leave."""
         self._draining = True
-        self._control.leave()
         try:
             async with asyncio.timeout(_DRAIN_S):
                 await self._inference.idle()
         except TimeoutError:
             _log.warning("%d requests were still under way after %g s", self._inference.busy, _DRAIN_S)
+        self._control.leave()
         # The goodbyes are on their way to sockets that are about to close.
         await asyncio.sleep(0.05)
 
@@ -231,6 +231,8 @@ class Node:
         return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
+        if self._draining:
+            raise Refused("this board is leaving the ring; ask another one")
         return await self._inference.infer(query, images)
 
     def _model_name(self, model: ModelId) -> str:

@@ -80,7 +80,7 @@ class Participant:
     def codes_ready(self, event: CodesReady, now: float) -> list[Effect]:
         """Own codes go out first, then the local work runs while they travel."""
         self._expect(Phase.COMPUTING, "CodesReady")
-        if event.block != self._block:
+        if event.block != self._block or event.block >= self._blocks:
             raise LocalProtocolError(f"codes of block {event.block} came while block {self._block} was due")
         self.phase = Phase.EXCHANGING
         self._round_at = self._waiting_since = now
@@ -124,6 +124,8 @@ class Participant:
 
     def shard_done(self, event: ShardDone) -> list[Effect]:
         self._expect(Phase.COMPUTING, "ShardDone")
+        if self._block < self._blocks:
+            raise LocalProtocolError(f"ShardDone came before block {self._block} of {self._blocks}")
         self.phase = Phase.DONE
         timing = Timing(
             prepare_us=event.timing.prepare_us,

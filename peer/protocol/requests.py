@@ -296,6 +296,8 @@ class Requests:
 
     def _lost(self, peer: PeerId, now: float) -> list[Effect]:
         """A link broke. Requests first: what a shard here then reports to them is of an attempt already replaced."""
+        if peer == self.view.self_id:
+            return []  # messages to oneself take no link
         effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
         return effects + self._each_participant(lambda p: p.peer_lost(peer))
 

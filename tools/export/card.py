@@ -3,7 +3,7 @@
     python -m tools.export.card --model models_onnx/vit-cifar10 --run runs/vit-cifar10 --data FOLDER \\
         --evaluation runs/evaluation.json
 
-Several evaluations of the same images, of different codecs, make one table.
+Evaluations of the same images, of different codecs, make one table.
 The card is the only file besides the manifest that the manifest does not cover: figures may be added to it without
 giving the model a new identity.
 """
@@ -27,9 +27,10 @@ class Facts:
     manifest: Json
     metrics: Json  # of the training run
     config: Json  # HF config.json
-    evaluation: Json
+    evaluations: list[Json]  # one per set of test images
     archives: dict[str, Json]  # file name -> fingerprint
     size_bytes: int
+    notes: tuple[str, ...] = ()  # further known limits, one paragraph each
 
 
 def card(facts: Facts) -> str:
@@ -47,13 +48,16 @@ def card(facts: Facts) -> str:
             f"{facts.size_bytes / 1e6:.1f} MB in all.",
             "",
             *_training(facts),
-            *_accuracy(facts),
+            "## Accuracy, undivided and divided",
+            "",
+            *(line for evaluation in facts.evaluations for line in _accuracy(facts, evaluation)),
             "## Limits",
             "",
             "Trained on 32x32 photographs of ten classes with each object filling the frame. A photograph of anything "
             "else gets one of the ten labels all the same, often with confidence; other photographs are far from the "
             "training data even when they show one of the ten classes. A demonstration, not a classifier to rely on.",
             "",
+            *(line for note in facts.notes for line in (note, "")),
         ]
     )
 
@@ -89,12 +93,10 @@ def _training(facts: Facts) -> list[str]:
     ]
 
 
-def _accuracy(facts: Facts) -> list[str]:
-    evaluation, default = facts.evaluation, facts.manifest["default_codec"]
+def _accuracy(facts: Facts, evaluation: Json) -> list[str]:
+    default = facts.manifest["default_codec"]
     counts = sorted({score["boards"] for score in evaluation["scores"]})
     lines = [
-        "## Accuracy, undivided and divided",
-        "",
         f"{evaluation['images']} test images evenly spread over the classes, through the runtime that boards use, even "
         f"token ranges. Undivided: **{100 * evaluation['whole']:.2f} %**. In brackets: share of answers equal to the "
         "undivided network's. Bits are per content token and block, mean over blocks; the default codec is bold.",
@@ -109,15 +111,19 @@ def _accuracy(facts: Facts) -> list[str]:
         texts = [f"{100 * s['accuracy']:.2f} % ({100 * s['agreement']:.1f})" for s in row]
         lines.append(f"| {name} | {row[0]['bits']} | " + " | ".join(texts) + " |")
     command = f"python -m tools.evaluate --model models_onnx/{evaluation['model']} --data FOLDER"
-    return [*lines, "", f"    {command} --limit {evaluation['images']}", ""]
+    scored = ",".join(dict.fromkeys(score["codec"] for score in evaluation["scores"]))
+    return [*lines, "", f"    {command} --limit {evaluation['images']} --codecs {scored}", ""]
 
 
-def merge(evaluations: Sequence[Json]) -> Json:
-    """One evaluation with the scores of all; raises ValueError when they are not of the same images and weights."""
-    first = evaluations[0]
-    if any((each["images"], each["whole"]) != (first["images"], first["whole"]) for each in evaluations):
-        raise ValueError("the evaluations are not of the same images and weights")
-    return {**first, "scores": [score for each in evaluations for score in each["scores"]]}
+def merge(evaluations: Sequence[Json]) -> list[Json]:
+    """Evaluations of the same images become one; raises ValueError when they are not of the same weights."""
+    merged: dict[int, Json] = {}
+    for each in evaluations:
+        known = merged.setdefault(each["images"], {**each, "scores": []})
+        if known["whole"] != each["whole"]:
+            raise ValueError(f"evaluations of {each['images']} images are not of the same weights")
+        known["scores"] += each["scores"]
+    return [merged[images] for images in sorted(merged)]
 
 
 def main() -> None:
@@ -126,15 +132,17 @@ def main() -> None:
     for name in ("model", "run", "data"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, nargs="+", required=True)
+    parser.add_argument("--note", action="append", default=[], help="a paragraph for the limits; may be repeated")
     options = parser.parse_args()
     archives = sorted(options.data.glob("cifar10-*.tar.gz"))
     facts = Facts(
         manifest=json.loads((options.model / "manifest.json").read_text()),
         metrics=json.loads((options.run / "metrics.json").read_text()),
         config=json.loads((options.run / "config.json").read_text()),
-        evaluation=merge([json.loads(path.read_text()) for path in options.evaluation]),
+        evaluations=merge([json.loads(path.read_text()) for path in options.evaluation]),
         archives={path.name: fingerprint(path) for path in archives},
         size_bytes=sum(path.stat().st_size for path in options.model.iterdir()),
+        notes=tuple(options.note),
     )
     (options.model / "MODEL_CARD.md").write_text(card(facts), encoding="utf-8")
 

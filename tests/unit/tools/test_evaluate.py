@@ -45,12 +45,14 @@ def test_evaluation_becomes_a_card(folder: Path, capsys: pytest.CaptureFixture[s
             manifest=json.loads((folder / "manifest.json").read_text()),
             metrics={**metrics, "recipe": {**recipe, "average": 0.9, "bf16": True, "seed": 1}},
             config=TINY.config(),
-            evaluation={
-                "model": "tiny",
-                "images": 6,
-                "whole": 1.0,
-                "scores": [{"codec": "f32", "bits": 2048, "boards": 2, "accuracy": 1.0, "agreement": 1.0}],
-            },
+            evaluations=[
+                {
+                    "model": "tiny",
+                    "images": 6,
+                    "whole": 1.0,
+                    "scores": [{"codec": "f32", "bits": 2048, "boards": 2, "accuracy": 1.0, "agreement": 1.0}],
+                }
+            ],
             archives={"cifar10-test.tar.gz": {"sha256": "0" * 64, "bytes": 1}},
             size_bytes=1000,
         )
@@ -88,6 +90,8 @@ def test_another_default_codec_is_another_model(folder: Path) -> None:
 
 def test_evaluations_of_the_same_images_are_joined() -> None:
     one, two = ({"images": 9, "whole": 0.5, "scores": [{"codec": name}]} for name in ("f32", "f16"))
-    assert [score["codec"] for score in merge([one, two])["scores"]] == ["f32", "f16"]
-    with pytest.raises(ValueError, match="same images"):
-        merge([one, {**two, "images": 8}])
+    more = {"images": 90, "whole": 0.6, "scores": [{"codec": "f32"}]}
+    tables = merge([more, one, two])
+    assert [[score["codec"] for score in table["scores"]] for table in tables] == [["f32", "f16"], ["f32"]]
+    with pytest.raises(ValueError, match="same weights"):
+        merge([one, {**two, "whole": 0.4}])

@@ -1,0 +1,234 @@
+"""Boards, a small model and messages for the tests of the pure core."""
+
+from dataclasses import replace
+
+from peer.protocol.effects import Effect, Send
+from peer.protocol.events import Mode, Submission
+from peer.protocol.messages import (
+    Assign,
+    Cancel,
+    Codes,
+    Failed,
+    Feature,
+    Goodbye,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+)
+from peer.protocol.partition import partition
+from peer.protocol.types import (
+    CodecFacts,
+    Endpoint,
+    Epoch,
+    Exchange,
+    FailureReason,
+    Incarnation,
+    InputKind,
+    Member,
+    ModelFacts,
+    ModelId,
+    PeerId,
+    RequestId,
+    Shard,
+    Status,
+    Timing,
+    TokenRange,
+    Traffic,
+    View,
+)
+
+MODEL = ModelId("ab" * 32)
+BLOCKS, TOKENS, ROW_BYTES, WIDTH = 3, 16, 4, 2
+FACTS = ModelFacts(
+    model=MODEL,
+    name="tiny",
+    blocks=BLOCKS,
+    tokens=TOKENS,
+    row_bytes=ROW_BYTES,
+    width=WIDTH,
+    default_codec="plain",
+    codecs={
+        "plain": CodecFacts(name="plain", bits_per_token=(64, 72, 80)),
+        "huge": CodecFacts(name="huge", bits_per_token=(1 << 28, 8, 8)),
+    },
+)
+REQUEST = RequestId(0x0123456789ABCDEF)
+
+
+def peer(index: int) -> PeerId:
+    return PeerId(f"{index + 1:016x}")
+
+
+def member(index: int, *, incarnation: int = 1, status: Status = Status.ALIVE, model: ModelId = MODEL) -> Member:
+    return Member(
+        peer=peer(index),
+        name=f"board{index}",
+        endpoint=Endpoint(host=f"10.0.0.{index + 1}", control_port=7411, data_port=7412),
+        incarnation=Incarnation(incarnation),
+        status=status,
+        models=frozenset({model}),
+    )
+
+
+def view(boards: int, me: int = 0) -> View:
+    return View(self_id=peer(me), members={peer(i): member(i) for i in range(boards)})
+
+
+def changed(old: View, index: int, *, status: Status = Status.ALIVE, incarnation: int = 1) -> View:
+    """`old` with another opinion of one board."""
+    return replace(old, members={**old.members, peer(index): member(index, status=status, incarnation=incarnation)})
+
+
+def submission(
+    *,
+    request: RequestId = REQUEST,
+    boards: int | None = None,
+    mode: Mode = Mode.AUTO,
+    exchange: Exchange = Exchange.DIRECT,
+    shares: tuple[float, ...] | None = None,
+    codec: str = "plain",
+    batch: int = 1,
+    deadline_at: float = 100.0,
+    file: bytes | None = None,
+    model: ModelId = MODEL,
+) -> Submission:
+    return Submission(
+        request=request,
+        model=model,
+        codec=codec,
+        exchange=exchange,
+        mode=mode,
+        boards=boards,
+        shares=shares,
+        batch=batch,
+        deadline_at=deadline_at,
+        rows=bytes(i % 251 for i in range(batch * TOKENS * ROW_BYTES)),
+        file=file,
+    )
+
+
+def shards(boards: int) -> tuple[Shard, ...]:
+    ranges = partition(TOKENS, [1.0] * boards)
+    return tuple(Shard(peer=peer(i), tokens=tokens) for i, tokens in enumerate(ranges))
+
+
+def assign(
+    boards: int,
+    *,
+    exchange: Exchange = Exchange.DIRECT,
+    attempt: int = 1,
+    coordinator: int = 0,
+    deadline_ms: int = 60_000,
+    request: RequestId = REQUEST,
+) -> Assign:
+    return Assign(
+        request=request,
+        attempt=attempt,
+        epoch=Epoch(7),
+        model=MODEL,
+        codec="plain",
+        exchange=exchange,
+        batch=1,
+        coordinator=coordinator,
+        shards=shards(boards),
+        deadline_ms=deadline_ms,
+        input_kind=InputKind.ROWS,
+        body=b"rows",
+    )
+
+
+def codes_length(boards: int, origin: int, block: int) -> int:
+    tokens = shards(boards)[origin].tokens.count
+    return FACTS.codecs["plain"].payload_bytes(block=block, tokens=tokens, batch=1)
+
+
+def codes(
+    boards: int, origin: int, block: int, *, attempt: int = 1, epoch: int = 7, request: RequestId = REQUEST
+) -> Codes:
+    body = bytes([origin * 16 + block]) * codes_length(boards, origin, block)
+    return Codes(request=request, attempt=attempt, epoch=Epoch(epoch), block=block, origin=origin, body=body)
+
+
+def feature(origin: int, *, epoch: Epoch, attempt: int = 1, size: int = 4 * WIDTH) -> Feature:
+    return Feature(
+        request=REQUEST,
+        attempt=attempt,
+        epoch=epoch,
+        origin=origin,
+        timing=Timing(),
+        traffic=Traffic(),
+        body=bytes([origin]) * size,
+    )
+
+
+def failed(
+    origin: int,
+    *,
+    epoch: Epoch,
+    reason: FailureReason = FailureReason.ROUND_TIMEOUT,
+    missing: tuple[int, ...] = (),
+    attempt: int = 1,
+) -> Failed:
+    return Failed(
+        request=REQUEST, attempt=attempt, epoch=epoch, origin=origin, reason=reason, missing=missing, detail="why"
+    )
+
+
+def names(effects: list[Effect]) -> list[str]:
+    """Short words for effects: a Send is named by what it sends."""
+    return [type(e.message if isinstance(e, Send) else e).__name__ for e in effects]
+
+
+SAMPLES: dict[str, Message] = {
+    "hello": Hello(
+        sender=peer(1),
+        incarnation=Incarnation(41),
+        name="board-b",
+        endpoint=Endpoint(host="192.168.1.7", control_port=7411, data_port=7412),
+        models=(MODEL, ModelId("0c" * 32)),
+        answer=False,
+    ),
+    "ping": Ping(sender=peer(1), incarnation=Incarnation(41), sequence=7, speed=1234.5),
+    "pong": Pong(sender=peer(2), incarnation=Incarnation(1 << 40), sequence=4_000_000_000),
+    "goodbye": Goodbye(sender=peer(1), incarnation=Incarnation(41)),
+    "assign": Assign(
+        request=REQUEST,
+        attempt=2,
+        epoch=Epoch(0xDEADBEEF),
+        model=MODEL,
+        codec="int8",
+        exchange=Exchange.RING,
+        batch=3,
+        coordinator=1,
+        shards=(
+            Shard(peer=peer(0), tokens=TokenRange(start=0, stop=7)),
+            Shard(peer=peer(1), tokens=TokenRange(start=7, stop=16)),
+        ),
+        deadline_ms=29_500,
+        input_kind=InputKind.ROWS,
+        body=bytes(range(32)),
+    ),
+    "codes": Codes(
+        request=REQUEST, attempt=2, epoch=Epoch(0xDEADBEEF), block=11, origin=1, body=b"\x00\x01codes\xfe\xff"
+    ),
+    "feature": Feature(
+        request=REQUEST,
+        attempt=2,
+        epoch=Epoch(0xDEADBEEF),
+        origin=1,
+        timing=Timing(prepare_us=1, compute_us=20_000, encode_us=300, decode_us=40, wait_us=5_000_000),
+        traffic=Traffic(payload_bytes=70_000, wire_bytes=71_234, messages=36),
+        body=bytes(range(16)),
+    ),
+    "failed": Failed(
+        request=REQUEST,
+        attempt=2,
+        epoch=Epoch(0xDEADBEEF),
+        origin=0,
+        reason=FailureReason.ROUND_TIMEOUT,
+        missing=(1, 700),
+        detail="no codes for 5 s",
+    ),
+    "cancel": Cancel(request=REQUEST, attempt=2, epoch=Epoch(0xDEADBEEF)),
+}
