@@ -69,7 +69,7 @@ def next_identity(state_dir: Path, machine_id: Path = MACHINE_ID) -> Identity:
 
 
 def _machine_tag(path: Path) -> str:
-    """A fingerprint of the machine-id, which itself is not to be passed on (machine-id(5)); empty where there is none."""
+    """A fingerprint of the machine-id, which is not to be passed on itself (machine-id(5)); empty without one."""
     try:
         with path.open("rb") as file:
             machine = file.read(_MAX_BYTES).strip()

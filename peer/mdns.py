@@ -228,6 +228,7 @@ class _Session(RecordUpdateListener):
 
     def ask_again(self) -> None:
         """This machine moved or slept: say where it is, and ask where everybody is."""
+        self._gate.repeat()
         self._changed.set()
         self._ask.set()
 

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import os
+import random
 import resource
 import time
 from collections.abc import Sequence
 
+from peer.acquaintances import Acquaintances
 from peer.catalog import Catalog
-from peer.cluster_token import read_token
+from peer.cluster_lock import read_lock, write_lock
 from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
@@ -17,12 +19,14 @@ from peer.errors import ConfigError, PeerError, Refused
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.protocol import ring
+from peer.protocol.control_events import LeaveRequested, LinkBroke
 from peer.protocol.effects import Deliver
 from peer.protocol.events import ViewChanged
-from peer.protocol.membership import Address, Membership, Pace
+from peer.protocol.liveness import Pace
+from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits, Requests
-from peer.protocol.types import Endpoint, Member, ModelId, PeerId, Status, View
+from peer.protocol.types import Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     CodecErrorReport,
@@ -36,12 +40,12 @@ from peer.reports import (
     VerifyReport,
 )
 from peer.worker import Worker
-from peer.zmq_transport import ClusterKeys, ControlSockets, DataSockets, ZmqContext
+from peer.zmq_transport import ControlSockets, DataSockets, ZmqContext
 from runtime.plan import CodecSpec
 from runtime.stage import SessionSettings
 
 _log = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HIGHEST_PORT = 65535 - 2
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
 
@@ -61,25 +65,28 @@ class Node:
         self._draining = False
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
-        keys = _keys(config)
-        if port > 65534:
-            raise ConfigError(f"port {port} leaves no room for the data port above it; choose one below 65535")
+        if port > _HIGHEST_PORT:
+            raise ConfigError(f"port {port} leaves no room for the two ports above it; choose a lower one")
+        self._lock = read_lock(config)
         self._catalog = Catalog(config.models, self._settings(), config.default_model)
         identity = next_identity(config.state_dir)
+        self._acquaintances = Acquaintances(config.state_dir)
         wildcard = host in ("0.0.0.0", "::", "*")
         self._me = Member(
             peer=identity.peer,
             name=config.name,
             # A board that listens everywhere leaves its host empty: others take the address its messages come from.
-            endpoint=Endpoint(host="" if wildcard else host, control_port=port, data_port=port + 1),
+            endpoint=Endpoint(host="" if wildcard else host, port=port),
+            public_key=identity.keys.public,
             incarnation=identity.incarnation,
             status=Status.ALIVE,
             models=frozenset(self._catalog),
         )
-        self._encrypted = keys is not None
-        self._zmq = ZmqContext(keys)
-        self._control_sockets = ControlSockets(self._zmq, "" if wildcard else host, port)
-        self._data_sockets = DataSockets(self._zmq, "" if wildcard else host, port + 1)
+        self._encrypted = self._lock is not None
+        self._zmq = ZmqContext(identity.keys if self._encrypted else None)
+        listen = "" if wildcard else host
+        self._control_sockets = ControlSockets(self._zmq, listen, port, self._lock.token if self._lock else None)
+        self._data_sockets = DataSockets(self._zmq, listen, self._me.endpoint.data_port)
 
     def _settings(self) -> SessionSettings:
         prepack = {Prepack.AUTO: None, Prepack.ON: True, Prepack.OFF: False}[self._config.prepack]
@@ -97,6 +104,7 @@ class Node:
             async with control_server(self, self._config.socket), asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._control.receive(), name="control-receive"),
+                    tasks.create_task(self._control.receive_at_door(), name="door-receive"),
                     tasks.create_task(self._control.keep_time(), name="control-timer"),
                     tasks.create_task(self._watch(), name="watch"),
                     tasks.create_task(_forward(crashed), name="data-plane"),
@@ -121,8 +129,22 @@ class Node:
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
         now = time.monotonic()
         seeds = tuple(Address(host=seed.host, port=seed.port) for seed in self._config.seeds)
-        membership = Membership(me=self._me, seeds=seeds, pace=Pace(), now=now)
-        self._control = ControlPlane(sockets=self._control_sockets, machine=membership, on_view=self._on_view)
+        membership = Membership(
+            me=self._me,
+            seeds=seeds,
+            remembered=self._acquaintances.read(),
+            lock=self._lock,
+            pace=Pace(),
+            rng=random.Random(),
+            now=now,
+        )
+        self._control = ControlPlane(
+            sockets=self._control_sockets,
+            machine=membership,
+            on_view=self._on_view,
+            on_lock=self._on_lock,
+            stuck_s=lambda: self._plane.stuck_s(),  # noqa: PLW0108 - the data plane is built after this
+        )
         self._worker = Worker(self._catalog)
         limits = RequestLimits(coordinated=self._config.max_requests)
         machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
@@ -134,7 +156,7 @@ class Node:
             loop.call_soon_threadsafe(self._inference.delivered, effect)
 
         def lost(peer: PeerId) -> None:
-            loop.call_soon_threadsafe(self._control.link_broke, peer)
+            loop.call_soon_threadsafe(self._control.handle, LinkBroke(peer=peer))
 
         self._plane = DataPlane(
             sockets=self._data_sockets,
@@ -149,6 +171,11 @@ class Node:
 
     def _on_view(self, view: View) -> None:
         self._plane.submit(ViewChanged(view=view))
+        self._acquaintances.write(m for m in view.members.values() if m.peer != self._me.peer)
+
+    def _on_lock(self, lock: Lock) -> None:
+        write_lock(self._config, lock)
+        self._lock = lock
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
@@ -167,7 +194,7 @@ class Node:
                 await self._inference.idle()
         except TimeoutError:
             _log.warning("%d requests were still under way after %g s", self._inference.busy, _DRAIN_S)
-        self._control.leave()
+        self._control.handle(LeaveRequested())
         # The goodbyes are on their way to sockets that are about to close.
         await asyncio.sleep(0.05)
 
@@ -196,7 +223,7 @@ class Node:
             MemberReport(
                 id=member.peer,
                 name=member.name,
-                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.control_port)),
+                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.port)),
                 status=member.status.value,
                 reason=member.reason,
                 incarnation=member.incarnation,
@@ -274,18 +301,6 @@ def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
         compression=32 * width / mean,
         error=CodecErrorReport(kind=codec.error.kind, value=codec.error.value),
     )
-
-
-def _keys(config: PeerdConfig) -> ClusterKeys | None:
-    """The cluster's keys; a daemon without a token serves loopback only."""
-    if config.token_file is not None:
-        return ClusterKeys(read_token(config.token_file))
-    if config.listen.host not in _LOOPBACK:
-        raise ConfigError(
-            f"listening on {config.listen} needs a cluster token, or anybody on the network could join; "
-            "give every board the same one with --token-file"
-        )
-    return None
 
 
 async def _forward(crashed: asyncio.Future[None]) -> None:

@@ -59,6 +59,12 @@ class SightingGate:
         """Whether `name` was let in before."""
         return name in self._names
 
+    def repeat(self) -> None:
+        """Let everything that passed pass once more: this board moved or slept, and its links are to be made anew."""
+        for entry in self._names.values():
+            entry.asked_at = None
+            entry.passed.clear()
+
     def may_ask(self, name: str, now: float) -> bool:
         """Whether to ask the LAN about a known name now."""
         entry = self._names.get(name)

@@ -164,12 +164,12 @@ def _receive(socket: "zmq.Socket[bytes]") -> Received:
     if not first.more:
         return Received([first.bytes], _sender(first), "")
     frames = [first.bytes]
-    more = first.more
-    while more:
+    while True:
         frame = socket.recv(copy=False)
-        more = frame.more
         if len(frames) < _MAX_FRAMES:
             frames.append(frame.bytes)
+        if not frame.more:
+            break
     if len(frames) >= _MAX_FRAMES:
         raise BadFrame("a message has more frames than any message of the protocol")
     return Received(frames, _sender(first), "")

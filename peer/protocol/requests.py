@@ -117,7 +117,7 @@ class Requests:
         assert len(self._participants) <= self._limits.participated
         early = [codes for _, kept in self._early.values() for codes in kept]
         assert len(early) <= self._limits.early_codes
-        assert sum(len(codes.body) for codes in early) <= self._limits.early_bytes
+        assert sum(len(codes.body) for codes, _ in early) <= self._limits.early_bytes
         assert len(self._over) <= self._limits.remembered
         assert not self._early.keys() & (self._participants.keys() | self._over.keys())
         assert not self._participants.keys() & self._over.keys()

@@ -141,17 +141,18 @@ def running(process: "subprocess.Popen[str]") -> Iterator[None]:
         process.communicate()
 
 
-def forge(board: Board) -> Callable[[DNSOutgoing], None]:
+@contextmanager
+def forger(board: Board) -> Iterator[Callable[[DNSOutgoing], None]]:
     """A sender of mDNS packets on a board."""
-    sender = board.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(board.address))
-    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, struct.pack("B", 255))
+    with board.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(board.address))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, struct.pack("B", 255))
 
-    def send(out: DNSOutgoing) -> None:
-        for packet in out.packets():
-            sender.sendto(packet, ("224.0.0.251", 5353))
+        def send(out: DNSOutgoing) -> None:
+            for packet in out.packets():
+                sender.sendto(packet, ("224.0.0.251", 5353))
 
-    return send
+        yield send
 
 
 def claim(number: int, address: str, *, port: int = PORT) -> ServiceInfo:
@@ -275,13 +276,12 @@ def test_an_interface_that_goes_and_comes_back() -> None:
 
 
 def test_20000_forged_names() -> None:
-    with lan(3, ipv6=False) as boards:
+    with lan(3, ipv6=False) as boards, forger(boards[2]) as send:
         victim, friend = Watched(boards[0], 1), Watched(boards[1], 2)
         with watched(victim, friend):
             victim.sees(friend)
             victim.wait_kind("announced")
             before = victim.rss_bytes()
-            send = forge(boards[2])
             for start in range(100, 20_100, 20):
                 send(answer(*(claim(n, "10.77.1.3") for n in range(start, start + 20))))
                 time.sleep(0.002)  # so that they arrive instead of filling a socket's buffer
@@ -296,14 +296,13 @@ def test_20000_forged_names() -> None:
 
 
 def test_a_forged_goodbye_changes_nothing() -> None:
-    with lan(3, ipv6=False) as boards:
+    with lan(3, ipv6=False) as boards, forger(boards[2]) as send:
         one, two = Watched(boards[0], 1), Watched(boards[1], 2)
         with watched(one, two):
             one.sees(two)
             two.sees(one)
             one.wait_kind("announced")
             two.wait_kind("announced")
-            send = forge(boards[2])
             for _ in range(3):
                 send(answer(claim(2, boards[1].address), ttl=0))
                 time.sleep(0.3)
@@ -313,11 +312,10 @@ def test_a_forged_goodbye_changes_nothing() -> None:
 
 
 def test_records_nobody_should_dial_are_dropped() -> None:
-    with lan(2, ipv6=False) as boards:
+    with lan(2, ipv6=False) as boards, forger(boards[1]) as send:
         one = Watched(boards[0], 1)
         with watched(one):
             one.wait_kind("announced")
-            send = forge(boards[1])
             for lie in (
                 claim(1, "10.77.1.2"),  # its own id
                 claim(2, "10.77.1.1"),  # its own address and port
@@ -361,13 +359,16 @@ def test_no_network_at_all_and_no_such_interface() -> None:
             assert "no network interface has an address" in lonely.wait_kind("problem").facts["text"]
 
 
-def test_multicast_without_a_route() -> None:
-    with lan(1, ipv6=False) as boards:
-        boards[0].ip("route add unreachable 224.0.0.0/4")
-        one = Watched(boards[0], 1)
-        with watched(one):
+def test_an_interface_that_is_down_comes_up() -> None:
+    with lan(2, ipv6=False) as boards:
+        boards[0].cable(plugged=False)
+        one, two = Watched(boards[0], 1), Watched(boards[1], 2)
+        with watched(one, two):
             text = one.wait_kind("problem").facts["text"]
             assert "no interface sends multicast (eth0:" in text
+            boards[0].cable(plugged=True)
+            one.sees(two)
+            two.sees(one)
 
 
 def test_multicast_that_the_switch_swallows() -> None:

@@ -46,6 +46,15 @@ def test_a_sighting_is_repeated_after_five_seconds() -> None:
     assert passed == [0, 5, 10, 15]
 
 
+def test_after_a_move_everything_passes_once_more() -> None:
+    gate = SightingGate()
+    gate.admit_name("board", 0)
+    assert gate.admit("board", sighting(), 0)
+    gate.repeat()
+    assert gate.admit("board", sighting(), 1)
+    assert not gate.admit("board", sighting(), 2)
+
+
 def test_a_change_passes_at_once_and_changes_are_few() -> None:
     gate = SightingGate()
     gate.admit_name("board", 0)
