@@ -230,16 +230,16 @@ def _last_words(board: _Board) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, each with a free one above it for a daemon's second listener."""
+    """Ports that nobody uses now, each with the two above it free for a daemon's other listeners."""
     chosen: list[int] = []
     with contextlib.ExitStack() as held:
         while len(chosen) < count:
             first = held.enter_context(socket.socket())
             first.bind((_LOOPBACK, 0))
             port: int = first.getsockname()[1]
-            above = held.enter_context(socket.socket())
             try:
-                above.bind((_LOOPBACK, port + 1))
+                for above in (port + 1, port + 2):
+                    held.enter_context(socket.socket()).bind((_LOOPBACK, above))
             except (OSError, OverflowError):
                 continue
             chosen.append(port)

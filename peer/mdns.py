@@ -144,11 +144,8 @@ class MdnsDiscovery:
                     await self._watch(self._session, zeroconf)
                     for task in running:
                         task.cancel()
-            except* (OSError, Error) as problems:
-                first = problems.exceptions[0]
-                raise DiscoveryUnavailable(
-                    f"mDNS failed ({first or type(first).__name__}); it is tried again"
-                ) from first
+            except ExceptionGroup as group:
+                raise _unavailable(group) from group
             finally:
                 self._session.stop()
                 self._session = None
@@ -386,6 +383,19 @@ class _Session(RecordUpdateListener):
         sighting = Sighting(peer=record.peer, tag=record.tag, version=record.version, hosts=hosts, port=record.port)
         if self._gate.admit(name, sighting, now):
             self._deliver(sighting)
+
+
+def _unavailable(group: ExceptionGroup[Exception]) -> Exception:
+    """The one problem of sockets or zeroconf in a group of tasks, as DiscoveryUnavailable; others are the group's."""
+    known, others = group.split((OSError, Error, DiscoveryUnavailable))
+    if known is None or others is not None:
+        return group
+    problem: BaseException = known
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    if isinstance(problem, DiscoveryUnavailable):
+        return problem
+    return DiscoveryUnavailable(f"mDNS failed ({problem or type(problem).__name__}); it is tried again")
 
 
 def _usable(seen: tuple[Interface, ...], allowed: Collection[str]) -> tuple[Interface, ...]:

@@ -65,7 +65,7 @@ async def main() -> None:
         if isinstance(result, Exception):
             raise result
     assert stopped in done, "discovery ended by itself"
-    say("stopped")
+    say("stopped", refused_names=discovery.refused_names)
 
 
 asyncio.run(main())
