@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test fuzz check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
+	@echo "make fuzz    a million hostile frames"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make format  rewrite the code in the house format"
@@ -31,6 +32,9 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.test
+	TOKENRING_FUZZ=1000000 $(BIN)/python -m pytest tests/unit/protocol/test_wire_hostile.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """A ring of real daemons around one random model, and the pictures that go through it."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,12 @@ SHAPE = VitShape(image=32, patch=4, width=64, blocks=3, heads=4, mlp=128, classe
 CODECS = ("f32", "f16", "int8", "int4", "f32-input", "vq8x16", "vq8x16-normed", "astra-g4", "tc64")
 
 
+SHIPPED = Path(__file__).parents[2] / "models_onnx/vit-cifar10"
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with one model, `random`, exported from seeded weights."""
+    """A folder of models: `random`, exported from seeded weights, and the trained one that ships."""
     rows = np.random.default_rng(7).integers(0, 256, (40, SHAPE.tokens, SHAPE.row_bytes), dtype=np.uint8)
     folder = tmp_path_factory.mktemp("models")
     export_model(
@@ -33,6 +37,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         codecs=CODECS,
         calibration=Calibration(rows=rows, vectors=2048, seed=7),
     )
+    shutil.copytree(SHIPPED, folder / SHIPPED.name)
     return folder
 
 

@@ -19,7 +19,7 @@ from peer.reports import InferQuery, InferReport
 from runtime.model import Model
 from runtime.shard import Shard
 from runtime.stage import SessionSettings
-from tests.process.conftest import CODECS, SHAPE
+from tests.process.conftest import CODECS, SHAPE, SHIPPED
 from tools.export.random_vit import random_tensors
 from tools.export.reference import Reference
 from tools.export.vit import EVEN
@@ -94,6 +94,17 @@ def test_any_number_of_boards_gives_the_undivided_answer(
                 held = [board.tokens for board in reports[0].boards]
                 assert len(held) == boards
                 assert [stop for _, stop in held] == [*[start for start, _ in held][1:], SHAPE.tokens]
+
+
+@pytest.mark.parametrize("boards", [2, 3, 8])
+def test_the_trained_model_that_ships_answers_alike_on_any_number_of_boards(
+    ring_of_eight: LocalRing, random_model: Path, pictures: list[bytes], boards: int
+) -> None:
+    session = onnxruntime.InferenceSession(random_model / SHIPPED.name / "whole.onnx")
+    (expected,) = session.run(None, {"rows": patch_rows(pictures)})
+    asked = query(pictures, model=SHIPPED.name, boards=boards, codec="f32", shares=UNEVEN[boards])
+    assert np.abs(logits(ask(ring_of_eight, asked, pictures)) - expected).max() <= 1e-4
+    assert len(set(np.argmax(expected, axis=1))) > 1
 
 
 def emulated(model: Model, codec: str, rows: npt.NDArray[np.uint8], boards: int) -> npt.NDArray[np.float32]:

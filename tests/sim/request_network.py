@@ -257,10 +257,12 @@ class Network:
         deadline = board.machine.deadline()
         if deadline is None or (board.timer_at is not None and board.timer_at <= deadline + TICK_S):
             return
-        board.timer_at = max(self.now, deadline) + self.random.uniform(0.001, TICK_S)
-        self._later(board, board.timer_at - self.now, lambda: self._timer(board))
+        due_at = board.timer_at = max(self.now, deadline) + self.random.uniform(0.001, TICK_S)
+        self._later(board, due_at - self.now, lambda: self._timer(board, due_at))
 
-    def _timer(self, board: Board) -> None:
+    def _timer(self, board: Board, due_at: float) -> None:
+        if board.timer_at != due_at:
+            return  # an earlier one took its place
         board.timer_at = None
         self.dispatch(board, TimerDue())
 
