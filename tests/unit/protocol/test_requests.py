@@ -290,3 +290,9 @@ def test_a_request_alone_from_start_to_end() -> None:
 def test_begin_is_given_the_whole_assignment() -> None:
     (begin,) = handle(machine(), assign(3))
     assert begin == Begin(key=KEY, assign=assign(3), me=1)
+
+
+def test_a_board_cannot_lose_itself() -> None:
+    requests = machine()
+    handle(requests, assign(3), Submitted(submission=submission(request=RequestId(77))))
+    assert handle(requests, PeerLost(peer=requests.view.self_id)) == []
