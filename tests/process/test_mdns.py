@@ -42,6 +42,7 @@ class Watched:
         self.id = f"{number:016x}"
         self.events: list[Event] = []
         self._unread: list[Event] = []
+        self._asked_to_stop = False
         self._queue: queue.Queue[Event | None] = queue.Queue()
         arguments = [sys.executable, "-X", "dev", PROBE, self.id, port, *options]
         self.process = board.popen(arguments, stderr=subprocess.PIPE)
@@ -109,6 +110,7 @@ class Watched:
 
     def stop(self) -> Event:
         """Ask it to stop; its last words."""
+        self._asked_to_stop = True
         self.process.terminate()
         return self.wait_kind("stopped")
 
@@ -116,7 +118,8 @@ class Watched:
         """Stop it; whatever it wrote to standard error, which is nothing when all went well."""
         if not self.events:
             self.wait_kind("start")  # earlier it does not know yet what to do with a signal
-        self.process.terminate()
+        if not self._asked_to_stop:
+            self.process.terminate()  # a second signal would meet an interpreter that is going down
         code = self.process.wait(10)
         for reader in self._readers:
             reader.join()
