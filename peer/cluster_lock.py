@@ -16,7 +16,7 @@ from peer.errors import ConfigError
 from peer.protocol.types import Lock
 
 _log = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _FILE = "token.rotated"
 _MAX_BYTES = 4096
 
@@ -24,7 +24,7 @@ _MAX_BYTES = 4096
 def read_lock(config: PeerdConfig) -> Lock | None:
     """The token to start with; None on loopback without one. Raises ConfigError elsewhere."""
     if config.token_file is None:
-        if config.listen.host in _LOOPBACK:
+        if config.listen.host in LOOPBACK:
             return None
         raise ConfigError(
             f"listening on {config.listen} needs a cluster token, or anybody on the network could join; "

@@ -10,16 +10,20 @@ from collections.abc import Sequence
 
 from peer.acquaintances import Acquaintances
 from peer.catalog import Catalog
-from peer.cluster_lock import read_lock, write_lock
+from peer.cluster_lock import LOOPBACK, read_lock, write_lock
+from peer.cluster_token import cluster_tag
 from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.data_plane import DataPlane
+from peer.discovery import Announcement
 from peer.errors import ConfigError, PeerError, Refused
 from peer.identity import next_identity
 from peer.inference import Inference
+from peer.lookout import Lookout
+from peer.mdns import MdnsDiscovery
 from peer.protocol import ring
-from peer.protocol.control_events import LeaveRequested, LinkBroke
+from peer.protocol.control_events import LeaveRequested, LinkBroke, Sighted
 from peer.protocol.effects import Deliver
 from peer.protocol.events import ViewChanged
 from peer.protocol.liveness import Pace
@@ -87,6 +91,22 @@ class Node:
         listen = "" if wildcard else host
         self._control_sockets = ControlSockets(self._zmq, listen, port, self._lock.token if self._lock else None)
         self._data_sockets = DataSockets(self._zmq, listen, self._me.endpoint.data_port)
+        self._lookout = self._make_lookout()
+
+    def _make_lookout(self) -> Lookout | None:
+        """Eyes for the LAN; none on loopback, where nobody else can be."""
+        host = self._config.listen.host
+        if self._lock is None or not self._config.mdns or host in LOOPBACK:
+            return None
+        announcement = Announcement(
+            peer=self._me.peer,
+            tag=cluster_tag(self._lock.token),
+            version=PROTOCOL_VERSION,
+            port=self._me.endpoint.port,
+            hosts=(self._me.endpoint.host,) if self._me.endpoint.host else (),
+        )
+        discovery = MdnsDiscovery(announcement, allowed=self._config.interfaces)
+        return Lookout(discovery, announcement, on_sighting=lambda at: self._control.handle(Sighted(address=at)))
 
     def _settings(self) -> SessionSettings:
         prepack = {Prepack.AUTO: None, Prepack.ON: True, Prepack.OFF: False}[self._config.prepack]
@@ -109,6 +129,9 @@ class Node:
                     tasks.create_task(self._watch(), name="watch"),
                     tasks.create_task(_forward(crashed), name="data-plane"),
                 ]
+                if self._lookout is not None:
+                    running.append(tasks.create_task(self._lookout.announce(), name="announce"))
+                    running.append(tasks.create_task(self._lookout.watch(), name="look-out"))
                 self._ready = True
                 _log.info("ready: %s (%s) on %s", self._me.name, self._me.peer, self._config.listen)
                 await stop.wait()
@@ -176,6 +199,8 @@ class Node:
     def _on_lock(self, lock: Lock) -> None:
         write_lock(self._config, lock)
         self._lock = lock
+        if self._lookout is not None:
+            self._lookout.change_tag(cluster_tag(lock.token))
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""

@@ -3,13 +3,12 @@
 Part of the membership machine; the roster holds the members, this module decides about their status.
 """
 
-import random
 from collections import Counter
 from dataclasses import dataclass, field
 
 from peer.protocol.control_events import ControlEffect, Redial, SendControl
 from peer.protocol.messages import PingRequest, Pong, Rumour, Vouch
-from peer.protocol.probing import ProbePace, Probing
+from peer.protocol.probing import Chance, ProbePace, Probing
 from peer.protocol.roster import Roster
 from peer.protocol.speaker import Speaker
 from peer.protocol.suspicion import OwnSlowness, Suspicion
@@ -39,7 +38,7 @@ class Pace:
 class Liveness:
     """Probes, suspicions and revivals of one board."""
 
-    def __init__(self, *, roster: Roster, speaker: Speaker, pace: Pace, rng: random.Random, now: float) -> None:
+    def __init__(self, *, roster: Roster, speaker: Speaker, pace: Pace, rng: Chance, now: float) -> None:
         self.counters: Counter[str] = Counter()
         self._roster = roster
         self._say = speaker

@@ -14,7 +14,6 @@ the rule in `roster`. Life and death of a member:
     any           a person removes it                                          -> not listed, or refused for good
 """
 
-import random
 from collections import Counter
 from typing import assert_never
 
@@ -50,6 +49,7 @@ from peer.protocol.messages import (
     TokenRotated,
     Vouch,
 )
+from peer.protocol.probing import Chance
 from peer.protocol.roster import Roster
 from peer.protocol.speaker import Speaker
 from peer.protocol.types import Address, Lock, Member, PeerId, Status, View, boot
@@ -69,7 +69,7 @@ class Membership:
         remembered: tuple[Member, ...] = (),
         lock: Lock | None = None,
         pace: Pace,
-        rng: random.Random,
+        rng: Chance,
         now: float,
     ) -> None:
         self.counters: Counter[str] = Counter()

@@ -4,11 +4,19 @@ A probe goes out every period to every member, or to a random few of a large rin
 are asked to try; without anybody's word by the end, the target is reported as silent. No member record, no verdict.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from peer.protocol.types import PeerId
+
+
+class Chance(Protocol):
+    """The randomness this core is given; `random.Random` has it."""
+
+    def sample(self, population: Sequence[PeerId], k: int) -> list[PeerId]: ...
+
+    def uniform(self, a: float, b: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +52,7 @@ class Due:
 class Probing:
     """Outstanding probes of one board."""
 
-    def __init__(self, *, pace: ProbePace, rng: random.Random, now: float) -> None:
+    def __init__(self, *, pace: ProbePace, rng: Chance, now: float) -> None:
         self._pace = pace
         self._rng = rng
         self._sequence = 0
