@@ -6,7 +6,9 @@ with a key pair that the cluster token stands for: only who holds the token can 
 long-term key and let in only boards that were admitted. A missing ZAP handler refuses everybody.
 """
 
+import asyncio
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +28,8 @@ _MEMBERS = "tokenring"
 _HIGH_WATER = 256  # messages per peer; a request has at most a few rounds in flight
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 _MAX_FRAMES = 4
+# A closed door's port is free again once ZeroMQ's own thread has seen to it, which takes milliseconds.
+_REOPEN_S = 1.0
 TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
 
 
@@ -57,6 +61,7 @@ class AllowList:
     """ZAP decision: these public keys and no others. Never raises, as that would end the authenticator for good."""
 
     def __init__(self) -> None:
+        self.refused = 0  # handshakes; whoever is refused tries again and again
         self._keys: frozenset[bytes] = frozenset()
 
     def replace(self, keys: Iterable[bytes]) -> None:
@@ -64,7 +69,9 @@ class AllowList:
         self._keys = frozenset(z85.encode(key) for key in keys)
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        return key in self._keys
+        known = key in self._keys
+        self.refused += not known
+        return known
 
 
 class ZmqContext:
@@ -227,18 +234,26 @@ class ControlSockets:
         """The next message of somebody who holds the cluster token. Raises BadFrame for one with too many frames."""
         while True:
             door = self._door
-            if not await door.poll(1000):
-                continue  # the door may have been changed meanwhile
-            return await self._receive(door)
+            if await door.poll(1000):  # not for ever: the door may be changed meanwhile
+                received = await self._receive(door)
+                if received is not None:
+                    return received
 
     async def receive(self) -> Received:
         """The next message of an admitted board. Raises BadFrame for one with too many frames."""
-        await self._control.poll()
-        return await self._receive(self._control)
+        while True:
+            await self._control.poll()
+            received = await self._receive(self._control)
+            if received is not None:
+                return received
 
     @staticmethod
-    async def _receive(socket: zmq.asyncio.Socket) -> Received:
-        parts = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
+    async def _receive(socket: zmq.asyncio.Socket) -> Received | None:
+        """The message that was announced; None when it left with its connection, or its socket was closed."""
+        try:
+            parts = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError:
+            return None
         if len(parts) >= _MAX_FRAMES:
             raise BadFrame("a message has more frames than any message of the protocol")
         # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.

@@ -192,9 +192,11 @@ class Liveness:
 
     def revived(self, peer: PeerId, now: float) -> tuple[Status, str]:
         """Status of a member that is back; one that comes and goes has to stay for a while first."""
-        times = [at for at in self._revivals.get(peer, []) if now - at < self._pace.flap_window_s] + [now]
-        self._revivals[peer] = times
         member = self._roster.get(peer)
+        times = [at for at in self._revivals.get(peer, []) if now - at < self._pace.flap_window_s]
+        if member is not None and member.status is Status.DEAD:
+            times.append(now)  # a suspicion that passed is no coming and going
+        self._revivals[peer] = times
         if len(times) >= self._pace.flap_revivals:
             self.counters["flaps"] += 1
             self._regreet_at[peer] = now + self._pace.flap_hold_s
