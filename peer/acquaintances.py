@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from peer.protocol.types import PUBLIC_KEY_BYTES, Endpoint, Incarnation, Member, Status, peer_id
+from peer.protocol.types import HIGHEST_PORT, PUBLIC_KEY_BYTES, Endpoint, Incarnation, Member, Status, peer_id
 
 _log = logging.getLogger(__name__)
 _FILE = "peers.json"
@@ -79,7 +79,7 @@ def _member(entry: object) -> Member | None:
     name, host, port = entry.get("name"), entry.get("host"), entry.get("port")
     key, incarnation = entry.get("key"), entry.get("incarnation")
     texts = type(name) is str and len(name) <= 64 and type(host) is str and 0 < len(host) <= 255 and type(key) is str
-    numbers = type(port) is int and 0 < port < 65534 and type(incarnation) is int and 0 <= incarnation < 1 << 63
+    numbers = type(port) is int and 0 < port <= HIGHEST_PORT and type(incarnation) is int and 0 <= incarnation < 1 << 63
     if not texts or not numbers:
         return None
     try:

@@ -230,7 +230,7 @@ def _last_words(board: _Board) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, each with the two above it free for a daemon's other listeners."""
+    """Ports that nobody uses now, each with the three above it free for a daemon's other listeners."""
     chosen: list[int] = []
     with contextlib.ExitStack() as held:
         while len(chosen) < count:
@@ -238,7 +238,7 @@ def _free_ports(count: int) -> list[int]:
             first.bind((_LOOPBACK, 0))
             port: int = first.getsockname()[1]
             try:
-                for above in (port + 1, port + 2):
+                for above in (port + 1, port + 2, port + 3):
                     held.enter_context(socket.socket()).bind((_LOOPBACK, above))
             except (OSError, OverflowError):
                 continue

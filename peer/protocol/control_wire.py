@@ -19,9 +19,18 @@ from peer.protocol.messages import (
     Vouch,
 )
 from peer.protocol.readers import MAX_MODELS, Kind, read_incarnation, read_peer, single
-from peer.protocol.types import MODEL_ID_BYTES, PUBLIC_KEY_BYTES, Address, Endpoint, ModelId, Status, peer_id
+from peer.protocol.types import (
+    HIGHEST_PORT,
+    MODEL_ID_BYTES,
+    PUBLIC_KEY_BYTES,
+    Address,
+    Endpoint,
+    ModelId,
+    Status,
+    peer_id,
+)
 
-_U16, _U32 = (1 << 16) - 1, (1 << 32) - 1
+_U32 = (1 << 32) - 1
 _RUMOURS = (Status.ALIVE, Status.SUSPECT, Status.DEAD)
 _PORT = struct.Struct(">HB")
 MAX_ADDRESSES = 64
@@ -76,8 +85,7 @@ def _hello(fields: Fields, second: bytes | None) -> Message:
     if peer_id(public_key) != sender:
         raise BadFrame("a board's id is not the fingerprint of its key")
     incarnation = read_incarnation(fields)
-    # Three ports in a row are a board's: its door, membership, tensors.
-    endpoint = Endpoint(host=fields.text("host", limit=255), port=fields.integer("port", low=1, high=_U16 - 2))
+    endpoint = Endpoint(host=fields.text("host", limit=255), port=fields.integer("port", low=1, high=HIGHEST_PORT))
     digests = fields.blob("models", high=MAX_MODELS * MODEL_ID_BYTES)
     if len(digests) % MODEL_ID_BYTES:
         raise BadFrame("field models is not a whole number of digests")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from peer.protocol.bulk_messages import BulkMessage
 from peer.protocol.types import (
     Address,
     Endpoint,
@@ -203,4 +204,4 @@ ControlMessage = (
     Hello | Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed | Stranger
 )
 DataMessage = Assign | Codes | Feature | Failed | Cancel
-Message = ControlMessage | DataMessage
+Message = ControlMessage | DataMessage | BulkMessage

@@ -48,6 +48,9 @@ class Kind(enum.IntEnum):
     FEATURE = 18
     FAILED = 19
     CANCEL = 20
+    FETCH = 32
+    CHUNK = 33
+    NO_CHUNK = 34
 
 
 def read_peer(fields: Fields) -> PeerId:

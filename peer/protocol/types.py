@@ -16,6 +16,7 @@ PEER_ID_BYTES = 8
 MODEL_ID_BYTES = 32
 PUBLIC_KEY_BYTES = 32
 REFUTATION_BITS = 16
+HIGHEST_PORT = 65535 - 3  # of a door: the three ports above it are the board's too
 MAX_BATCH = 64
 MAX_BOARDS = 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
@@ -77,7 +78,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a board listens: its door, membership on the port above, tensors on the one above that."""
+    """Where a board listens: its door, and above it in a row the ports of membership, tensors and model files."""
 
     host: str
     port: int
@@ -89,6 +90,10 @@ class Endpoint:
     @property
     def data_port(self) -> int:
         return self.port + 2
+
+    @property
+    def bulk_port(self) -> int:
+        return self.port + 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ images) travels as a second, raw frame whose length the first one announces.
 import struct
 
 from peer.errors import BadFrame, FrameTooLarge, UnknownVersion
+from peer.protocol.bulk_messages import FetchChunk, FetchRefused, FetchRequest
+from peer.protocol.bulk_wire import READ_BULK, bulk_fields
 from peer.protocol.control_wire import READ_CONTROL, control_fields
 from peer.protocol.fields import MAX_TEXT_BYTES, Field, Fields, pack, unpack
 from peer.protocol.messages import (
@@ -50,6 +52,10 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields += [message.reason, missing, _line(message.detail)]
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
+        case FetchChunk(body=body):
+            fields = [version, *bulk_fields(message)]
+        case FetchRequest() | FetchRefused():
+            fields = [version, *bulk_fields(message)]
         case _ as membership:
             fields = [version, *control_fields(membership)]
     if body is None:
@@ -82,7 +88,7 @@ def decode(frames: list[bytes]) -> Message:
         kind = Kind(number)
     except ValueError:
         raise BadFrame(f"a message has the unknown kind {number}") from None
-    read = READ.get(kind) or READ_CONTROL.get(kind)
+    read = READ.get(kind) or READ_CONTROL.get(kind) or READ_BULK.get(kind)
     if read is None:
         raise BadFrame("a code message has too few or too many fields")
     message = read(fields, second)
