@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zmq
 import zmq.asyncio
@@ -96,7 +96,7 @@ class ZmqContext:
         """False when the ZAP handler has died: then nobody new can be admitted and the daemon must restart."""
         return self._zap is None or self._zap.is_alive()
 
-    def bind(self, socket: "zmq.Socket[bytes]", host: str, port: int, *, keys: KeyPair | None, domain: str) -> None:
+    def bind(self, socket: "zmq.Socket[Any]", host: str, port: int, *, keys: KeyPair | None, domain: str) -> None:
         """Bind a PULL socket to a fixed port. Raises TransportError with the remedy."""
         _bounded(socket, _HIGH_WATER)
         if keys is not None:
@@ -142,7 +142,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bounded(socket: "zmq.Socket[bytes]", high_water: int) -> None:
+def _bounded(socket: "zmq.Socket[Any]", high_water: int) -> None:
     """Limits that hold before any byte is parsed, and liveness below the application's own."""
     socket.linger = 0
     socket.ipv6 = True
@@ -206,12 +206,15 @@ class ControlSockets:
         self._push: dict[tuple[str, int, bytes], zmq.Socket[bytes]] = {}
         self._control = self._bind(port + 1, context.board, _MEMBERS)
         self._door_keys: KeyPair | None = None
+        self._refused_at_door = 0
         self._door = self._open_door(token)
+        self._watch_door()
 
     def _bind(self, port: int, keys: KeyPair | None, domain: str) -> zmq.asyncio.Socket:
-        pull = self._context.sync.socket(zmq.PULL)
+        # Not `from_socket`: closing a wrapped socket closes it twice, and the second time it may be another one.
+        pull = zmq.asyncio.Socket(self._context.sync, zmq.PULL)
         self._context.bind(pull, self._host, port, keys=keys, domain=domain)
-        return zmq.asyncio.Socket.from_socket(pull)
+        return pull
 
     def _open_door(self, token: bytes | None) -> zmq.asyncio.Socket:
         if token is not None and self._context.board is not None:
@@ -219,25 +222,61 @@ class ControlSockets:
             self._context.at_door.replace([self._door_keys.public])
         return self._bind(self._port, self._door_keys, _DOOR)
 
+    def _watch_door(self) -> None:
+        """Count handshakes that fail: ZeroMQ tells nobody else of them."""
+        self._monitor = self._context.sync.socket(zmq.PAIR)
+        # Without end: ZeroMQ's own thread would wait for room, and everything with it. `refused` empties it in time.
+        self._monitor.rcvhwm = 0
+        failures = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+        place = f"inproc://door-{id(self._door)}"
+        self._door.monitor(place, failures | zmq.Event.HANDSHAKE_FAILED_AUTH)
+        self._monitor.connect(place)
+
+    def refused(self) -> tuple[int, int]:
+        """Handshakes refused so far: at the door, and by the sockets of members. To be asked every second or so."""
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+            self._refused_at_door += 1
+        return self._refused_at_door, self._context.members.refused
+
     def admit(self, keys: Iterable[bytes]) -> None:
         """Public keys that open the control and the data socket from now on, and no others."""
         self._context.members.replace(keys)
 
     def change_lock(self, token: bytes) -> None:
         """A new cluster token: from now on the old one opens nothing."""
+        self.refused()
+        self._monitor.close(linger=0)
         self._door.close(linger=0)
         for place in [place for place in self._push if self._door_keys and place[2] == self._door_keys.public]:
             self._push.pop(place).close(linger=0)
-        self._door = self._open_door(token)
+        until = time.monotonic() + _REOPEN_S
+        while True:
+            try:
+                self._door = self._open_door(token)
+            except TransportError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.001)
+            else:
+                self._watch_door()
+                return
 
     async def receive_at_door(self) -> Received:
         """The next message of somebody who holds the cluster token. Raises BadFrame for one with too many frames."""
         while True:
             door = self._door
-            if await door.poll(1000):  # not for ever: the door may be changed meanwhile
-                received = await self._receive(door)
-                if received is not None:
-                    return received
+            try:
+                await door.poll()
+            except (asyncio.CancelledError, zmq.ZMQError):
+                # Closing a door wakes who waits at it: go on at the new one. A task that ends was told so itself.
+                task = asyncio.current_task()
+                if door is self._door or (task is not None and task.cancelling()):
+                    raise
+                continue
+            received = await self._receive(door)
+            if received is not None:
+                return received
 
     async def receive(self) -> Received:
         """The next message of an admitted board. Raises BadFrame for one with too many frames."""
@@ -294,6 +333,7 @@ class ControlSockets:
     def close(self) -> None:
         for socket in self._push.values():
             socket.close(linger=100)
+        self._monitor.close(linger=0)
         self._door.close()
         self._control.close()
 

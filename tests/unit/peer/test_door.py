@@ -1,0 +1,57 @@
+"""The door's lock: changed any number of times, the old token opens nothing, and who waits at it goes on waiting."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from peer.zmq_transport import ControlSockets, ZmqContext, new_key_pair
+
+LIMIT_S = 10.0
+
+
+@contextmanager
+def board(port: int, token: bytes) -> Iterator[ControlSockets]:
+    context = ZmqContext(new_key_pair())
+    try:
+        sockets = ControlSockets(context, "127.0.0.1", port, token)
+        yield sockets
+        sockets.close()
+    finally:
+        context.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_lock_is_changed_while_somebody_waits_at_the_door() -> None:
+    port, heard = random.randrange(20_000, 30_000), list[bytes]()
+    token = os.urandom(32)
+    with board(port, token) as house, board(port + 10, token) as guest:
+
+        async def listen() -> None:
+            while True:
+                heard.append((await house.receive_at_door()).frames[0])
+
+        listening = asyncio.create_task(listen())
+        for round_ in range(5):
+            word = b"%d" % round_
+            assert guest.knock("127.0.0.1", port, [word])
+            await until(lambda word=word: heard[-1:] == [word])
+            token = os.urandom(32)
+            house.change_lock(token)
+            refused = house.refused()[0]
+            assert guest.knock("127.0.0.1", port, [b"with the old token"])
+            await until(lambda refused=refused: house.refused()[0] > refused)
+            guest.change_lock(token)
+        assert heard == [b"%d" % n for n in range(5)]
+        assert not listening.done()
+        listening.cancel()
+        await asyncio.wait([listening])
+        assert listening.cancelled()
