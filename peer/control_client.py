@@ -24,12 +24,17 @@ from peer.control_protocol import (
 from peer.errors import BadFrame, DeadlineExceeded, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ExaminationReport,
+    ForgetQuery,
     InferQuery,
     InferReport,
+    JoinQuery,
     MemberReport,
     ModelReport,
     RingReport,
+    RotationReport,
     StatusReport,
+    TokenReport,
     VerifyReport,
 )
 
@@ -86,6 +91,30 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
+
+    def token(self) -> TokenReport:
+        """The cluster's token."""
+        return from_json(TokenReport, self._ask({"op": "token"}), where="token")
+
+    def rotate(self) -> RotationReport:
+        """Give the cluster a new token."""
+        return from_json(RotationReport, self._ask({"op": "rotate"}), where="rotate")
+
+    def join(self, query: JoinQuery) -> RotationReport:
+        """Give the daemon another cluster's token."""
+        return from_json(RotationReport, self._ask({"op": "join", **to_json(query)}), where="join")
+
+    def forget(self, query: ForgetQuery) -> RotationReport:
+        """Take a board off every list."""
+        return from_json(RotationReport, self._ask({"op": "forget", **to_json(query)}), where="forget")
+
+    def leave(self) -> None:
+        """Tell the daemon to go; it answers before it does."""
+        self._ask({"op": "leave"})
+
+    def doctor(self) -> ExaminationReport:
+        """What the daemon finds in itself."""
+        return from_json(ExaminationReport, self._ask({"op": "doctor"}), where="doctor")
 
     def _ask(self, fields: Mapping[str, object], blobs: Sequence[bytes] = ()) -> Mapping[str, Any]:
         # Any: JSON values; from_json checks them.

@@ -71,6 +71,11 @@ class DataPlane(threading.Thread):
         # In a direct exchange one message goes to every board: it is encoded once.
         self._encoded: tuple[DataMessage | None, list[bytes]] = (None, [])
 
+    @property
+    def machine_counters(self) -> Counter[str]:
+        """What the request machine counted; may be read by other threads."""
+        return self._machine.counters
+
     def submit(self, event: Event) -> None:
         """Hand an event to the machine; called by the event loop's thread only."""
         self._inbox.append(event)

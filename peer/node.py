@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from peer.acquaintances import Acquaintances
+from peer.administration import Administration, Vitals
 from peer.catalog import Catalog
 from peer.cluster_lock import LOOPBACK, read_lock, write_lock
 from peer.cluster_token import cluster_tag
@@ -74,6 +75,7 @@ class Node:
         self._lock = read_lock(config)
         self._catalog = Catalog(config.models, self._settings(), config.default_model)
         identity = next_identity(config.state_dir)
+        self._cloned = identity.cloned
         self._acquaintances = Acquaintances(config.state_dir)
         wildcard = host in ("0.0.0.0", "::", "*")
         self._me = Member(
@@ -121,7 +123,8 @@ class Node:
         self._plane.start()
         self._on_view(self._control.view())
         try:
-            async with control_server(self, self._config.socket), asyncio.TaskGroup() as tasks:
+            administration = self._administration(stop)
+            async with control_server(self, self._config.socket, administration), asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._control.receive(), name="control-receive"),
                     tasks.create_task(self._control.receive_at_door(), name="door-receive"),
@@ -202,12 +205,37 @@ class Node:
         if self._lookout is not None:
             self._lookout.change_tag(cluster_tag(lock.token))
 
+    def _administration(self, stop: asyncio.Event) -> Administration:
+        return Administration(
+            config=self._config,
+            membership=self._control,
+            lock=lambda: self._lock,
+            vitals=self._vitals,
+            leave=stop.set,
+        )
+
+    def _vitals(self) -> Vitals:
+        at_door, members = self._control_sockets.refused()
+        return Vitals(
+            cloned=self._cloned,
+            membership=self._control.machine_counters,
+            data_plane={**self._plane.counters, **self._plane.machine_counters},
+            stuck_s=self._plane.stuck_s(),
+            refused_at_door=at_door,
+            refused_members=members,
+            looks_around=self._lookout is not None,
+            discovery_problem=self._lookout.problem if self._lookout else None,
+            strangers_seen=self._lookout.strangers if self._lookout else 0,
+            model_bytes=self._catalog.plan(self._catalog.default).size_bytes,
+        )
+
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
             if self._worker.speed is not None:
                 self._control.set_speed(self._worker.speed)
+            self._control_sockets.refused()
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
 

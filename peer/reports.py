@@ -59,6 +59,68 @@ class RingReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenReport:
+    """The cluster's token as text, and how many rotations lie before it."""
+
+    token: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinQuery:
+    """A cluster token as text; `everybody`: the boards of the present ring are to come along."""
+
+    token: str
+    everybody: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetQuery:
+    """A board's id, the beginning of one, or a name; `revoke`: shut it out although it lives."""
+
+    id: str
+    revoke: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationReport:
+    """What a change of the token, or of the list of boards, led to."""
+
+    # Rotations so far; 0 where there is no token.
+    generation: int
+    # Other boards that were told; those that are away hear of it when they come back.
+    told: int
+    # Ids of boards that this one has taken off its list.
+    forgotten: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingReport:
+    """One thing that doctor looked at."""
+
+    topic: str
+    # ok, note or wrong
+    level: str
+    what: str
+    # Empty where nothing needs to be done.
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminationReport:
+    """What a daemon found in itself, and what a client needs to examine the machine around it."""
+
+    findings: tuple[FindingReport, ...]
+    pid: int
+    host: str
+    port: int
+    model_bytes: int
+    # Addresses of the other boards that are alive.
+    boards: tuple[str, ...]
+    interfaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CodecErrorReport:
     """How far a codec's output was from its input when it was made; `kind` says in which measure."""
 
