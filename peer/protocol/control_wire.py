@@ -21,6 +21,7 @@ from peer.protocol.messages import (
 from peer.protocol.readers import MAX_MODELS, Kind, read_incarnation, read_peer, single
 from peer.protocol.types import (
     HIGHEST_PORT,
+    MAX_ADDRESSES,
     MODEL_ID_BYTES,
     PUBLIC_KEY_BYTES,
     Address,
@@ -33,7 +34,6 @@ from peer.protocol.types import (
 _U32 = (1 << 32) - 1
 _RUMOURS = (Status.ALIVE, Status.SUSPECT, Status.DEAD)
 _PORT = struct.Struct(">HB")
-MAX_ADDRESSES = 64
 TOKEN_BYTES = 32
 _Known = Goodbye | Peers | Ping | PingRequest | Pong | Removed | Rumour | TokenRotated | Vouch
 

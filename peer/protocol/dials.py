@@ -63,6 +63,8 @@ class Dials:
     def answered(self, address: Address, peer: PeerId, now: float) -> None:
         """`peer` lives at `address`, and nowhere else."""
         self.released(peer, now, but=address)
+        if address == self._own:
+            return  # whatever it claims: nobody else lives here
         dial = self._dials.setdefault(address, _Dial(next_at=now, wait_s=self._first_s, seed=False))
         dial.peer, dial.wait_s, dial.tries = peer, self._first_s, 0
 
@@ -73,3 +75,8 @@ class Dials:
                 self._dials[address] = _Dial(next_at=now + self._first_s, wait_s=self._first_s, seed=True)
             else:
                 del self._dials[address]
+
+    def check(self) -> None:
+        """Invariants, for tests."""
+        assert self._own not in self._dials
+        assert sum(not dial.seed and dial.peer is None for dial in self._dials.values()) <= MAX_HINTS

@@ -19,7 +19,6 @@ from typing import assert_never
 
 from peer.protocol.control_events import (
     Admit,
-    AdoptToken,
     ControlEffect,
     ControlEvent,
     ControlReceived,
@@ -33,6 +32,7 @@ from peer.protocol.control_events import (
     TimerDue,
     TokenChanged,
 )
+from peer.protocol.decrees import Decrees
 from peer.protocol.dials import Dials
 from peer.protocol.liveness import Liveness, Pace
 from peer.protocol.messages import (
@@ -54,8 +54,7 @@ from peer.protocol.roster import Roster
 from peer.protocol.speaker import Speaker
 from peer.protocol.types import Address, Lock, Member, PeerId, Status, View, boot
 
-MAX_TOMBSTONES = 1024
-_HERE = (Status.ALIVE, Status.SUSPECT)
+_HERE = (Status.ALIVE, Status.SUSPECT, Status.INCOMPATIBLE)
 
 
 class Membership:
@@ -75,17 +74,20 @@ class Membership:
         self.counters: Counter[str] = Counter()
         self.stuck_s = 0.0  # how long this board's own worker has been in its current step; the shell keeps it fresh
         self._pace = pace
+        self._rng = rng
         self._roster = Roster(me, now)
         self._say = Speaker(self._roster)
-        self._live = Liveness(roster=self._roster, speaker=self._say, pace=pace, rng=rng, now=now)
-        self._tombstones: dict[PeerId, bool] = {}
-        self._lock = lock
+        self._live = Liveness(
+            roster=self._roster, speaker=self._say, pace=pace, rng=rng, counters=self.counters, now=now
+        )
+        self._decrees = Decrees(lock=lock, speaker=self._say, rng=rng)
         self._left = False
+        self._sync_at = now + pace.sync_s * rng.uniform(0.5, 1.0)
         own = Address(host=me.endpoint.host, port=me.endpoint.port)
         self._dials = Dials(own=own, seeds=seeds, first_s=pace.hello_first_s, last_s=pace.hello_last_s, now=now)
         for member in remembered:
-            self._roster.remember(member)
-            self._live.greet_at(member.peer, now)
+            if self._roster.remember(member, now):
+                self._live.wake_at(member.peer, now)
 
     def view(self) -> View:
         return self._roster.view()
@@ -103,35 +105,22 @@ class Membership:
         if self._left:
             return None
         greet_at = self._dials.deadline()
-        live_at = self._live.deadline()
+        live_at = min(self._live.deadline(), self._sync_at)
         return live_at if greet_at is None else min(live_at, greet_at)
 
     def handle(self, event: ControlEvent, now: float) -> list[ControlEffect]:
         """The one mutating entry."""
-        facts, keys = self._roster.facts(), self._roster.keys()
-        due_at = self.deadline()
-        match event:
-            case ControlReceived():
-                effects = self._received(event, now)
-            case Sighted(address=address):
-                self._dials.hint(address, now)
-                effects = []
-            case LinkBroke(peer=peer):
-                effects = [] if self._left else self._live.link_broke(peer, now)
-            case TimerDue():
-                effects = self._timer(now, late_s=0.0 if due_at is None else now - due_at)
-            case LeaveRequested():
-                effects = self._leave()
-            case RemovalRequested():
-                effects = self._remove(event.peer, revoked=event.revoked, tell=True, now=now)
-            case TokenChanged(token=token):
-                effects = self._change_token(token)
-            case _ as never:
-                assert_never(never)
-        if self._roster.keys() != keys:
+        if self._left:
+            return []  # whatever is said now could bring this board back
+        facts, keys = self._roster.revision, self._roster.key_revision
+        effects = self._effects(event, now)
+        if self._stuck:
+            # Who does no work does not say that it is here; it still answers, and says why.
+            effects = [e for e in effects if not (isinstance(e, SendControl | Knock) and isinstance(e.message, Hello))]
+        if self._roster.key_revision != keys:
             # Before anything is sent: whoever answers must find the door of the control socket open.
             effects.insert(0, Admit(keys=self._roster.keys()))
-        if self._roster.facts() != facts:
+        if self._roster.revision != facts:
             effects.append(Publish(view=self.view()))
         return effects
 
@@ -139,30 +128,59 @@ class Membership:
         """Invariants, for tests."""
         self._roster.check()
         self._live.check()
-        assert len(self._tombstones) <= MAX_TOMBSTONES
+        self._dials.check()
+        self._decrees.check()
+
+    @property
+    def _stuck(self) -> bool:
+        return self.stuck_s > self._pace.stuck_s
+
+    def _effects(self, event: ControlEvent, now: float) -> list[ControlEffect]:
+        match event:
+            case ControlReceived():
+                return self._received(event, now)
+            case Sighted(address=address):
+                self._dials.hint(address, now)
+                return []
+            case LinkBroke(peer=peer):
+                return self._live.link_broke(peer, now)
+            case TimerDue():
+                return self._timer(now)
+            case LeaveRequested():
+                return self._leave()
+            case RemovalRequested():
+                return self._remove(event.peer, revoked=event.revoked, asked_by=None, now=now)
+            case TokenChanged(token=token):
+                return self._decrees.change_token(token)
+            case _ as never:
+                assert_never(never)
 
     def _received(self, event: ControlReceived, now: float) -> list[ControlEffect]:
-        message = event.message
-        if message.sender == self._roster.me.peer:
-            if isinstance(message, Hello) and message.incarnation != self._roster.me.incarnation:
+        message, me = event.message, self._roster.me
+        if message.sender == me.peer:
+            if isinstance(message, Hello) and boot(message.incarnation) != boot(me.incarnation):
                 self.counters["own_id_seen_elsewhere"] += 1
             return []
-        if isinstance(message, Stranger):
-            return self._stranger(message, now)
-        if isinstance(message, Hello):
-            return self._hello(message, event, now)
-        if event.door or (event.sender is not None and event.sender != message.sender):
+        introduces = isinstance(message, Hello | Stranger)
+        if (event.door and not introduces) or (event.sender is not None and event.sender != message.sender):
             self.counters["forged"] += 1
             return []
+        if self._decrees.is_revoked(message.sender):
+            self.counters["revoked_boards"] += 1  # over a connection that was made before
+            return []
+        if isinstance(message, Stranger):
+            return self._stranger(message, door=event.door, now=now)
+        if isinstance(message, Hello):
+            return self._hello(message, event, now)
         member = self._roster.get(message.sender)
         if member is None or boot(message.incarnation) != boot(member.incarnation):
             self.counters["unknown_senders"] += 1
             # Somebody whose key is admitted and whom we do not know as it is now: let it introduce itself.
-            return [] if member is None or self._left else self._live.greet(member)
-        if message.incarnation > member.incarnation:
-            # Its own word, under its own key: a refutation that we missed.
-            member = self._roster.update(member.peer, incarnation=message.incarnation)
-        return [*self._joined(member, now), *self._known(message, member, now)]
+            return [] if member is None else self._live.greet(member, now)
+        # Its own word, under its own key: perhaps a refutation that we missed.
+        effects = self._live.renewed(member, message.incarnation, member.peer, now)
+        effects += self._joined(member, now)
+        return effects + self._known(message, self._roster.get(member.peer) or member, now)
 
     def _known(self, message: ControlMessage, member: Member, now: float) -> list[ControlEffect]:
         """A message of a member in its current incarnation."""
@@ -176,18 +194,19 @@ class Membership:
             case Vouch():
                 self._live.vouched(message, now)
             case Rumour():
-                return self._live.rumour(message, now)
+                return self._live.rumour(message, now, stuck=self._stuck)
             case Goodbye():
-                self._forget(member.peer)
+                self._live.forget(member.peer)
+                self._roster.joining.discard(member.peer)
                 self._dials.released(member.peer, now)
                 self._roster.mark(member.peer, Status.LEFT, "said goodbye", now)
             case Peers(addresses=addresses):
                 for address in addresses:
                     self._dials.hint(address, now)
             case TokenRotated():
-                return self._token_news(message)
+                return self._decrees.token_news(message)
             case Removed(about=about, revoked=revoked):
-                return self._remove(about, revoked=revoked, tell=False, now=now)
+                return self._remove(about, revoked=revoked, asked_by=member.peer, now=now)
             case Hello() | Stranger():
                 raise AssertionError("introductions are read before the sender is known")
             case _ as never:
@@ -196,142 +215,132 @@ class Membership:
 
     def _hello(self, hello: Hello, event: ControlReceived, now: float) -> list[ControlEffect]:
         peer, known = hello.sender, self._roster.get(hello.sender)
-        refusal = self._refusal(hello, event, known)
+        refusal = self._refusal(hello, known)
         if refusal is not None:
             self.counters[refusal] += 1
             return []
-        self._tombstones.pop(peer, None)
         # An answer, or a word under its own key, proves that the board has let us in; a knock at our door does not.
         both_ways = hello.answer or not event.door
-        fresh = known is None or boot(known.incarnation) != boot(hello.incarnation) or known.status not in _HERE
-        self._enter(hello, event.source, known, fresh=fresh, both_ways=both_ways, now=now)
-        member = self._roster.get(peer)
-        if member is None or self._left:
-            return []
+        again = known is not None and boot(known.incarnation) == boot(hello.incarnation)
+        here = again and known is not None and known.status in _HERE and peer not in self._roster.strangers
+        met = here and peer not in self._roster.joining
+        self._make_room(peer, now)
+        if both_ways or met:
+            self._enter(hello, event.source, known if again else None, both_ways=both_ways, now=now)
+        else:
+            if not here:
+                self._live.forget(peer)
+                self._live.wake_at(peer, now + self._pace.joining_s)
+            self._roster.joining.add(peer)
+            self._roster.enter(hello, event.source, Status.SUSPECT, "joining", now)
+        member = self._roster.update(peer)  # as it is now
         self._dials.answered(Address(host=member.endpoint.host, port=member.endpoint.port), peer, now)
         effects: list[ControlEffect] = [] if hello.answer else [self._answer(member, door=event.door)]
-        return effects + self._welcome(member) if fresh and both_ways else effects
+        return effects + self._welcome(member) if both_ways and not met else effects
 
-    def _refusal(self, hello: Hello, event: ControlReceived, known: Member | None) -> str | None:
+    def _refusal(self, hello: Hello, known: Member | None) -> str | None:
         """Why a Hello is not taken: the name of a counter; None when it is."""
-        if not event.door and event.sender is not None and event.sender != hello.sender:
-            return "forged"
-        if self._tombstones.get(hello.sender):
-            return "revoked_boards"
         if known is not None and hello.incarnation < known.incarnation:
             return "old_incarnations"
-        if known is not None and known.status is Status.LEFT and hello.incarnation == known.incarnation:
+        if known is not None and known.status is Status.LEFT and boot(hello.incarnation) == boot(known.incarnation):
             return "old_incarnations"
         return None if self._roster.room_for(hello.sender) else "members_refused"
 
-    def _enter(
-        self, hello: Hello, source: str, known: Member | None, *, fresh: bool, both_ways: bool, now: float
-    ) -> None:
-        """Write down who said Hello, with the status that follows from what is known of it."""
+    def _make_room(self, peer: PeerId, now: float) -> None:
+        oldest = None if self._roster.get(peer) is not None else self._roster.oldest_gone()
+        if oldest is not None:
+            self._drop(oldest, now)
+
+    def _drop(self, peer: PeerId, now: float) -> None:
+        self._live.drop(peer)
+        self._dials.released(peer, now)
+        self._roster.drop(peer)
+
+    def _enter(self, hello: Hello, source: str, known: Member | None, *, both_ways: bool, now: float) -> None:
+        """Write down a board that is here; `known` is its record of the same start, if there is one."""
         peer = hello.sender
-        status, reason = self._roster.standing(frozenset(hello.models))
-        if status is Status.ALIVE and not both_ways and (fresh or peer in self._roster.joining):
-            self._roster.joining.add(peer)
-            status, reason = Status.SUSPECT, "joining"
-        elif status is Status.ALIVE and not both_ways and known is not None:
-            status, reason = known.status, known.reason
-        else:
-            gone = known is not None and known.status in (Status.DEAD, Status.SUSPECT)
-            same = known is not None and boot(known.incarnation) == boot(hello.incarnation)
-            if status is Status.ALIVE and gone and same and peer not in self._roster.joining:
-                status, reason = self._live.revived(peer, now)
-            self._roster.joining.discard(peer)
-            self._live.forget(peer)
-        self._roster.enter(hello, source, status, reason, now)
+        doubted = known is not None and known.status in (Status.DEAD, Status.SUSPECT)
+        if known is not None and doubted and peer not in self._roster.joining:
+            self._roster.enter(hello, source, known.status, known.reason, now)
+            if both_ways:
+                self._roster.mark(peer, *self._live.revived(peer, now), now)
+            return
+        self._roster.joining.discard(peer)
+        self._live.forget(peer)
+        self._roster.enter(hello, source, *self._roster.standing(frozenset(hello.models)), now)
 
     def _welcome(self, member: Member) -> list[ControlEffect]:
-        """What somebody who has just come needs: a first ping, the other boards' doors, a token it may have missed."""
-        me = self._roster.me
-        doors = [
-            Address(host=other.endpoint.host, port=other.endpoint.port)
-            for other in self._roster.others(Status.ALIVE)
-            if other.peer != member.peer
-        ]
-        effects: list[ControlEffect] = [SendControl(to=member, message=self._say.ping(0))]
-        if doors:
-            news = Peers(sender=me.peer, incarnation=me.incarnation, addresses=tuple(doors))
-            effects.append(SendControl(to=member, message=news))
-        if self._lock is not None and self._lock.generation:
-            effects.append(SendControl(to=member, message=self._say.token(self._lock)))
-        return effects
+        """What somebody who has just come needs: a first ping, the other boards' doors, what was decreed meanwhile."""
+        return [SendControl(to=member, message=self._say.ping(0)), *self._news_for(member)]
 
-    def _change_token(self, token: bytes) -> list[ControlEffect]:
-        """A person gave this board another token: the whole cluster is to have it."""
-        generation = self._lock.generation + 1 if self._lock else 1
-        self._lock = Lock(token=token, generation=generation)
-        return [AdoptToken(lock=self._lock), *self._say.tell_all(self._say.token(self._lock))]
-
-    def _token_news(self, message: TokenRotated) -> list[ControlEffect]:
-        """Another member's token: the later generation wins, and of two rotations at once the larger bytes."""
-        theirs = Lock(token=message.token, generation=message.generation)
-        if self._lock is None or (theirs.generation, theirs.token) <= (self._lock.generation, self._lock.token):
-            return []
-        self._lock = theirs
-        return [AdoptToken(lock=theirs), *self._say.tell_all(self._say.token(theirs), but=message.sender)]
+    def _news_for(self, member: Member) -> list[ControlEffect]:
+        peers = self._say.peers(but=member.peer)
+        doors: list[ControlEffect] = [] if peers is None else [SendControl(to=member, message=peers)]
+        return doors + self._decrees.repeat(member)
 
     def _joined(self, member: Member, now: float) -> list[ControlEffect]:
         """The first message under its own key: it has let us in, both directions work."""
         if member.peer not in self._roster.joining:
             return []
         self._roster.joining.discard(member.peer)
-        status, reason = self._roster.standing(member.models)
-        self._roster.mark(member.peer, status, reason, now)
+        self._live.forget(member.peer)
+        self._roster.mark(member.peer, *self._roster.standing(member.models), now)
         return self._welcome(member)
 
     def _ping(self, message: Ping, member: Member) -> list[ControlEffect]:
         if message.speed:
-            self._roster.update(member.peer, speed=message.speed)
-        if self._left:
-            return []
+            member = self._roster.update(member.peer, speed=message.speed)
         me = self._roster.me
         stuck_ms = min(int(self.stuck_s * 1000), (1 << 32) - 1)
         pong = Pong(sender=me.peer, incarnation=me.incarnation, sequence=message.sequence, stuck_ms=stuck_ms)
-        effects: list[ControlEffect] = [SendControl(to=member, message=pong)]
-        if self._live.accused(member.peer):
-            effects.append(SendControl(to=member, message=self._say.news(member, member.status)))
-        return effects
+        return [SendControl(to=member, message=pong), *self._live.accused(member)]
 
-    def _timer(self, now: float, *, late_s: float) -> list[ControlEffect]:
-        if self._left:
-            return []
+    def _timer(self, now: float) -> list[ControlEffect]:
+        due_at = self.deadline()
+        late_s = 0.0 if due_at is None else now - due_at
         hello = self._say.hello(answer=False)
         knocks: list[ControlEffect] = [Knock(at=door, message=hello) for door in self._dials.due(now)]
-        return knocks + self._live.timer(now, late_s=late_s)
+        effects = knocks + self._live.timer(now, late_s=late_s)
+        if now >= self._sync_at:
+            self._sync_at = now + self._pace.sync_s * self._rng.uniform(0.8, 1.2)
+            listeners = {m.peer: m for m in self._roster.listeners()}
+            for peer in self._rng.sample(list(listeners), min(1, len(listeners))):
+                effects += self._news_for(listeners[peer])
+        return effects
 
     def _leave(self) -> list[ControlEffect]:
         me = self._roster.me
         goodbye = Goodbye(sender=me.peer, incarnation=me.incarnation)
-        effects = self._say.tell_all(goodbye)
-        self._left = True  # from here on nothing is said that could bring this board back
-        return effects
+        self._left = True
+        return self._say.tell_all(goodbye)
 
-    def _remove(self, peer: PeerId, *, revoked: bool, tell: bool, now: float) -> list[ControlEffect]:
-        me = self._roster.me
-        if peer == me.peer:
+    def _remove(self, peer: PeerId, *, revoked: bool, asked_by: PeerId | None, now: float) -> list[ControlEffect]:
+        if peer == self._roster.me.peer:
             return []
-        effects: list[ControlEffect] = []
-        if tell:
-            news = Removed(sender=me.peer, incarnation=me.incarnation, about=peer, revoked=revoked)
-            effects = self._say.tell_all(news, but=peer)
-        self._forget(peer)
-        self._dials.released(peer, now)
-        self._roster.drop(peer)
-        if len(self._tombstones) < MAX_TOMBSTONES:
-            self._tombstones[peer] = revoked or self._tombstones.get(peer, False)
-        return effects
+        news = self._decrees.revoke(peer) if revoked else False
+        member = self._roster.get(peer)
+        if not revoked and asked_by is not None and member is not None and member.status in _HERE:
+            return []  # it came back meanwhile, and nobody wants its key refused
+        if member is not None:
+            self._drop(peer, now)
+        if asked_by is None or news:
+            # Passed on by whoever hears it first: a revocation that one board missed would be none.
+            return self._say.tell_all(self._say.removed(peer, revoked=revoked), but=asked_by)
+        return []
 
-    def _stranger(self, message: Stranger, now: float) -> list[ControlEffect]:
-        if not self._roster.room_for(message.sender):
+    def _stranger(self, message: Stranger, *, door: bool, now: float) -> list[ControlEffect]:
+        peer, known = message.sender, self._roster.get(message.sender)
+        if door and known is not None and known.status in (Status.ALIVE, Status.SUSPECT):
+            self.counters["forged"] += 1  # the door proves no identity, and this board is known to be otherwise
+            return []
+        if not self._roster.room_for(peer):
             self.counters["members_refused"] += 1
             return []
-        self._forget(message.sender)
-        self._dials.released(message.sender, now)
+        self._make_room(peer, now)
+        self._live.forget(peer)
+        self._dials.released(peer, now)
         self._roster.enter_stranger(message, now)
+        self._live.wake_at(peer, now + self._pace.stranger_s)
         return []
 
     def _answer(self, member: Member, *, door: bool) -> ControlEffect:
@@ -339,7 +348,3 @@ class Membership:
         if door:
             return Knock(at=Address(host=member.endpoint.host, port=member.endpoint.port), message=hello)
         return SendControl(to=member, message=hello)
-
-    def _forget(self, peer: PeerId) -> None:
-        self._live.forget(peer)
-        self._roster.joining.discard(peer)

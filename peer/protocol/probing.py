@@ -70,14 +70,17 @@ class Probing:
         silent = tuple(peer for peer, probe in self._probes.items() if now >= probe.verdict_at)
         for peer in silent:
             del self._probes[peer]
-        asked = []
+        asked: list[tuple[PeerId, PeerId, int]] = []
+        again: list[tuple[PeerId, int]] = []
         for peer, probe in self._probes.items():
             if not probe.asked and now >= probe.ask_at:
                 probe.asked = True
                 able = [helper for helper in helpers if helper != peer]
                 chosen = self._rng.sample(able, min(self._pace.helpers, len(able)))
                 asked += [(helper, peer, probe.sequence) for helper in chosen]
-        pings: list[tuple[PeerId, int]] = []
+                again.append((peer, probe.sequence))
+        # The target itself is asked again as well: one lost packet is no silence.
+        pings = again
         if now >= self._round_at:
             # A jitter keeps boards that started together from probing in step.
             self._round_at = now + self._pace.period_s * self._rng.uniform(0.9, 1.1)
@@ -95,7 +98,7 @@ class Probing:
             known.verdict_at = min(known.verdict_at, now + verdict_s * stretch)
             known.ask_at = min(known.ask_at, now + ask_s * stretch)
             return known.sequence
-        self._sequence = (self._sequence + 1) % (1 << 32)
+        self._sequence = (self._sequence + 1) % (1 << 31)  # the upper half is for helping others
         self._probes[peer] = _Probe(
             sequence=self._sequence,
             sent_at=now,
@@ -103,6 +106,13 @@ class Probing:
             verdict_at=now + verdict_s * stretch,
         )
         return self._sequence
+
+    def restart(self, now: float, *, stretch: float) -> None:
+        """This board has slept: what it did not hear meanwhile says nothing about anybody else."""
+        pace = self._pace
+        for probe in self._probes.values():
+            probe.ask_at = max(probe.ask_at, now + pace.answer_s * stretch)
+            probe.verdict_at = max(probe.verdict_at, now + pace.verdict_s * stretch)
 
     def answered(self, peer: PeerId, sequence: int, now: float) -> float | None:
         """An answer of the probe under way: the time since it went out, in seconds; None for any other."""

@@ -32,7 +32,7 @@ from peer.protocol.events import (
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
 from peer.protocol.participant import Participant
 from peer.protocol.participant import Phase as ParticipantPhase
-from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View
+from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View, boot
 
 Move = Callable[[Participant], list[Effect]]
 Decision = Callable[[Coordinator], list[Effect]]
@@ -289,7 +289,7 @@ class Requests:
         gone = []
         for peer, old in self.view.members.items():
             new = view.members.get(peer)
-            usable = new is not None and new.status in _USABLE and new.incarnation == old.incarnation
+            usable = new is not None and new.status in _USABLE and boot(new.incarnation) == boot(old.incarnation)
             if old.status in _USABLE and not usable and peer != view.self_id:
                 gone.append(peer)
         return sorted(gone)

@@ -7,7 +7,7 @@ that misses its own timers gives the others more time. Pure arithmetic; all time
 import math
 from dataclasses import dataclass, field
 
-from peer.protocol.types import Incarnation, PeerId
+from peer.protocol.types import PeerId
 
 MAX_SCORE = 7
 
@@ -24,12 +24,16 @@ def patience_s(*, longest_s: float, shortest_s: float, confirmations: int, expec
 class Suspicion:
     """A suspect, since when, and who besides this board accuses it."""
 
-    incarnation: Incarnation
     since_at: float
     longest_s: float
     shortest_s: float
     expected: int  # boards that could confirm
     accusers: set[PeerId] = field(default_factory=set)
+
+    def hurry(self, longest_s: float) -> None:
+        """More speaks against the suspect: wait no longer than this."""
+        self.longest_s = min(self.longest_s, longest_s)
+        self.shortest_s = min(self.shortest_s, self.longest_s)
 
     def dead_at(self) -> float:
         """Local monotonic time from which the suspect is dead."""

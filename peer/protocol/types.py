@@ -19,6 +19,7 @@ REFUTATION_BITS = 16
 HIGHEST_PORT = 65535 - 3  # of a door: the three ports above it are the board's too
 MAX_BATCH = 64
 MAX_BOARDS = 1024
+MAX_ADDRESSES = 64  # of one Peers message
 MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
 
 
