@@ -68,7 +68,11 @@ class Daemons:
     def end(self, index: int, number: int) -> int:
         """Send a signal and wait for the end; the exit code."""
         self.signal(index, number)
-        return self.processes.pop(index).wait(20)
+        process = self.processes.pop(index)
+        code = process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
+        return code
 
     def members(self, index: int) -> dict[str, MemberReport]:
         """What a board's daemon believes, by name; empty when it does not answer."""
