@@ -16,10 +16,10 @@ from peer import findings
 from peer.cluster_token import TOKEN_BYTES, format_token, parse_token
 from peer.config import HostPort, PeerdConfig
 from peer.errors import ConfigError, Refused
-from peer.findings import Answer, Finding
+from peer.findings import Answer, Finding, finding_report
 from peer.protocol.control_events import ControlEvent, RemovalRequested, Sighted, TokenChanged
 from peer.protocol.types import Address, Lock, Member, Status, View
-from peer.reports import ExaminationReport, FindingReport, ForgetQuery, JoinQuery, RotationReport, TokenReport
+from peer.reports import ExaminationReport, ForgetQuery, JoinQuery, RotationReport, TokenReport
 
 _HERE = (Status.ALIVE, Status.SUSPECT)
 _SEED_PATIENCE_S = 1.0
@@ -153,7 +153,7 @@ class Administration:
         ]
         alive = [member for member in self._others() if member.status is Status.ALIVE]
         return ExaminationReport(
-            findings=tuple(report(finding) for finding in found),
+            findings=tuple(finding_report(finding) for finding in found),
             pid=os.getpid(),
             host=self._config.listen.host,
             port=self._config.listen.port,
@@ -222,10 +222,6 @@ class Administration:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return Answer.PERHAPS if [m for m in there if m.peer != view.self_id] else Answer.SILENT
-
-
-def report(finding: Finding) -> FindingReport:
-    return FindingReport(topic=finding.topic, level=finding.level.value, what=finding.what, remedy=finding.remedy)
 
 
 def _token_of(text: str) -> bytes:

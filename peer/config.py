@@ -146,6 +146,13 @@ def load(
     return config
 
 
+def token_place(environ: Mapping[str, str], *, uid: int) -> Path:
+    """Where a daemon of this user looks for its token; the file need not be there yet."""
+    here = places(environ, uid=uid)
+    said = _from_environment(environ).over(_from_file(None, here))
+    return (said.token_file or (said.state_dir or here.state_dir) / "token").absolute()
+
+
 def parse(text: str, *, origin: str) -> Settings:
     """Read a TOML configuration; `origin` names it in errors (`FILE:LINE: ...`)."""
     try:

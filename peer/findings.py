@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from peer.protocol.types import Member, PeerId, Status
+from peer.reports import FindingReport
 
 _WORKING_BYTES = 96 << 20  # interpreter, libraries and the tensors of one request, beside the weights
 _FEW_FILES = 256
@@ -31,6 +32,11 @@ class Finding:
     level: Level
     what: str
     remedy: str = ""
+
+
+def finding_report(finding: Finding) -> FindingReport:
+    """The finding as it travels and is printed."""
+    return FindingReport(topic=finding.topic, level=finding.level.value, what=finding.what, remedy=finding.remedy)
 
 
 def ok(topic: str, what: str) -> Finding:
