@@ -1,9 +1,10 @@
 """Bytes between boards over ZeroMQ: the only module that knows pyzmq.
 
-Every board binds three PULL sockets and pushes to each other board over sockets of its own. The **door** speaks CURVE
+Every board binds four PULL sockets and pushes to each other board over sockets of its own. The **door** speaks CURVE
 with a key pair that the cluster token stands for: only who holds the token can say Hello there. The **control** socket
 (membership) and the **data** socket (tensors, so that a large one never delays a ping) speak CURVE with the board's own
-long-term key and let in only boards that were admitted. A missing ZAP handler refuses everybody.
+long-term key and let in only boards that were admitted; so does the **bulk** socket, through which model files travel
+with an I/O thread of their own, so that encrypting them delays no tensor. A missing ZAP handler refuses everybody.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ _MEMBERS = "tokenring"
 _HIGH_WATER = 256  # messages per peer; a request has at most a few rounds in flight
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 _MAX_FRAMES = 4
+_IO_THREADS = 2  # the second one is for bulk sockets alone
 # A closed door's port is free again once ZeroMQ's own thread has seen to it, which takes milliseconds.
 _REOPEN_S = 1.0
 TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
@@ -82,7 +84,7 @@ class ZmqContext:
         self.board = board
         self.at_door = AllowList()
         self.members = AllowList()
-        self.sync = zmq.Context()
+        self.sync = zmq.Context(_IO_THREADS)
         self.sync.set(zmq.MAX_SOCKETS, 8192)
         self.sync.linger = 0
         self._zap: zmq.auth.thread.ThreadAuthenticator | None = None
@@ -96,9 +98,18 @@ class ZmqContext:
         """False when the ZAP handler has died: then nobody new can be admitted and the daemon must restart."""
         return self._zap is None or self._zap.is_alive()
 
-    def bind(self, socket: "zmq.Socket[Any]", host: str, port: int, *, keys: KeyPair | None, domain: str) -> None:
+    def bind(
+        self,
+        socket: "zmq.Socket[Any]",
+        host: str,
+        port: int,
+        *,
+        keys: KeyPair | None,
+        domain: str,
+        lane: "Lane | None" = None,
+    ) -> None:
         """Bind a PULL socket to a fixed port. Raises TransportError with the remedy."""
-        _bounded(socket, _HIGH_WATER)
+        _bounded(socket, lane or TENSORS)
         if keys is not None:
             socket.curve_server = True
             socket.curve_secretkey = z85.encode(keys.secret)
@@ -120,10 +131,10 @@ class ZmqContext:
         *,
         own: KeyPair | None,
         server: bytes,
-        high_water: int = _HIGH_WATER,
+        lane: "Lane | None" = None,
     ) -> None:
         """Connect a PUSH socket to whoever holds the key `server`; returns at once, the handshake goes on behind."""
-        _bounded(socket, high_water)
+        _bounded(socket, lane or TENSORS)
         if own is not None:
             socket.curve_serverkey = z85.encode(server)
             socket.curve_publickey = z85.encode(own.public)
@@ -142,12 +153,29 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bounded(socket: "zmq.Socket[Any]", high_water: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """What sockets of one purpose may hold and which I/O thread works for them."""
+
+    high_water: int
+    max_frame_bytes: int = _MAX_FRAME_BYTES
+    io_thread: int = 0
+    patience_s: float | None = None  # of a receive; None: as long as it takes
+
+
+TENSORS = Lane(high_water=_HIGH_WATER, patience_s=TICK_S)
+# A short queue: pings that wait for a board to come back are worth nothing.
+PINGS = Lane(high_water=8)
+BULK = Lane(high_water=16, max_frame_bytes=1 << 20, io_thread=1, patience_s=0.0)
+
+
+def _bounded(socket: "zmq.Socket[Any]", lane: Lane) -> None:
     """Limits that hold before any byte is parsed, and liveness below the application's own."""
     socket.linger = 0
     socket.ipv6 = True
-    socket.sndhwm = socket.rcvhwm = high_water
-    socket.maxmsgsize = _MAX_FRAME_BYTES
+    socket.affinity = 1 << lane.io_thread
+    socket.sndhwm = socket.rcvhwm = lane.high_water
+    socket.maxmsgsize = lane.max_frame_bytes
     socket.handshake_ivl = 3000
     socket.heartbeat_ivl = 1000
     socket.heartbeat_timeout = 3000
@@ -313,8 +341,7 @@ class ControlSockets:
         if socket is None:
             socket = self._context.sync.socket(zmq.PUSH)
             try:
-                # A short queue: pings that wait for a board to come back are worth nothing.
-                self._context.connect(socket, host, port, own=own, server=server, high_water=8)
+                self._context.connect(socket, host, port, own=own, server=server, lane=PINGS)
             except zmq.ZMQError:
                 socket.close()
                 return False
@@ -339,13 +366,17 @@ class ControlSockets:
 
 
 class DataSockets:
-    """Tensor messages for one thread that owns these sockets: blocking poll, no event loop between wire and compute."""
+    """Messages for one thread that owns these sockets: blocking poll, no event loop between wire and compute.
 
-    def __init__(self, context: ZmqContext, host: str, port: int) -> None:
+    On the lane TENSORS or BULK; `host` and `port` are this board's own.
+    """
+
+    def __init__(self, context: ZmqContext, host: str, port: int, lane: Lane = TENSORS) -> None:
         self._context = context
+        self._lane = lane
         self._pull = context.sync.socket(zmq.PULL)
-        context.bind(self._pull, host, port, keys=context.board, domain=_MEMBERS)
-        self._pull.rcvtimeo = round(TICK_S * 1000)
+        context.bind(self._pull, host, port, keys=context.board, domain=_MEMBERS, lane=lane)
+        self._pull.rcvtimeo = -1 if lane.patience_s is None else round(lane.patience_s * 1000)
         self._push: dict[PeerId, zmq.Socket[bytes]] = {}
         self._where: dict[PeerId, tuple[str, int, bytes]] = {}
         self._monitors: dict[zmq.Socket[bytes], PeerId] = {}
@@ -372,7 +403,7 @@ class DataSockets:
         socket = self._context.sync.socket(zmq.PUSH)
         events = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_FAILED_AUTH
         monitor = socket.get_monitor_socket(events)
-        self._context.connect(socket, host, port, own=self._context.board, server=server)
+        self._context.connect(socket, host, port, own=self._context.board, server=server, lane=self._lane)
         self._monitors[monitor] = peer
         self._poller.register(monitor, zmq.POLLIN)
         self._push[peer], self._where[peer] = socket, (host, port, server)
@@ -409,7 +440,7 @@ class DataSockets:
         self._poller.poll(timeout_ms)
 
     def receive(self) -> Received | None:
-        """The next message, or None after TICK_S without one: for a board in the middle of a request.
+        """The next message, or None when the lane's patience (tensors: TICK_S) ends without one.
 
         One blocking call per message: a poll beside every receive costs a round a third of its time. A wake-up ends
         it as a message without a byte. Raises BadFrame for a message with too many frames.

@@ -1,4 +1,4 @@
-"""A model reaches a fresh board through loss, dead, silent and hostile holders and kills; nothing wrong is installed."""
+"""A model reaches a fresh board through loss, kills, and dead, silent and hostile holders; nothing wrong gets in."""
 
 from collections import Counter
 from random import Random
