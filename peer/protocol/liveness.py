@@ -62,6 +62,7 @@ class Liveness:
         self._wake_at: dict[PeerId, float] = {}  # a dead member is greeted, a joining or a flapping one is judged
         self._greeted_at: dict[PeerId, float] = {}
         self._revivals: dict[PeerId, list[float]] = {}
+        self._held_until: dict[PeerId, float] = {}  # comes and goes: not trusted before
 
     def deadline(self) -> float:
         """Local monotonic time of the next thing to do."""
@@ -83,6 +84,7 @@ class Liveness:
         self.forget(peer)
         self._greeted_at.pop(peer, None)
         self._revivals.pop(peer, None)
+        self._held_until.pop(peer, None)
 
     def timer(self, now: float, *, late_s: float) -> list[ControlEffect]:
         """Probes, verdicts and greetings that are due; `late_s`: how late this timer fired."""
@@ -111,10 +113,13 @@ class Liveness:
         own = self._helping.begin(asker.peer, target, sequence, now)
         return [] if own is None else self._say.to(target, self._say.ping(own))
 
-    def vouched(self, vouch: Vouch, now: float) -> None:
-        """Another member has just heard `target`."""
-        if self._probing.answered(vouch.target, vouch.sequence, now) is not None:
-            self._slowness.punctual()
+    def vouched(self, vouch: Vouch, now: float) -> list[ControlEffect]:
+        """Another member has just heard `target`: it is alive, and our own connection to it is not."""
+        target = self._roster.get(vouch.target)
+        if target is None or self._probing.answered(vouch.target, vouch.sequence, now) is None:
+            return []
+        self._slowness.punctual()
+        return self.greet(target, now)
 
     def pong(self, message: Pong, now: float) -> list[ControlEffect]:
         peer, me = message.sender, self._roster.me
@@ -157,8 +162,9 @@ class Liveness:
             return self._say.to(rumour.sender, self._say.news(about, Status.ALIVE)) if newer else []
         if rumour.status is Status.ALIVE:
             return self.renewed(about, rumour.about_incarnation, rumour.sender, now)
-        if about.status is Status.DEAD:
-            return []
+        teller = self._roster.get(rumour.sender)
+        if about.status is Status.DEAD or teller is None or teller.status is not Status.ALIVE:
+            return []  # who is doubted itself was cut off or asleep: its accusations are old, or about itself
         if rumour.about_incarnation > about.incarnation:
             about = self._roster.update(about.peer, incarnation=rumour.about_incarnation)
         name = self._say.name(rumour.sender)
@@ -190,20 +196,21 @@ class Liveness:
         """Status of a member that is back; one that comes and goes has to stay for a while first."""
         member, pace = self._roster.get(peer), self._pace
         suspicion = self._suspicions.get(peer)
-        held = member is not None and member.status is Status.SUSPECT and suspicion is None
-        until = self._wake_at.get(peer, now) if held and peer not in self._roster.joining else now
         times = [at for at in self._revivals.pop(peer, []) if now - at < pace.flap_window_s]
         dead = member is not None and member.status is Status.DEAD
         if dead or (suspicion is not None and now - suspicion.since_at >= pace.outage_s):
             times.append(now)
-            if len(times) >= pace.flap_revivals:
-                self._counters["flaps"] += 1
-                until = now + pace.flap_hold_s
         if times:
             self._revivals[peer] = times[-pace.flap_revivals :]
+        until = self._held_until.pop(peer, now)
         self.forget(peer)
+        if len(times) >= pace.flap_revivals and times[-1] == now:
+            self._counters["flaps"] += 1
+            until = now + pace.flap_hold_s
+        elif until > now and suspicion is not None:
+            until = now + pace.flap_hold_s  # not without a break
         if until > now:
-            self._wake_at[peer] = until
+            self._wake_at[peer] = self._held_until[peer] = until
             return Status.SUSPECT, f"comes and goes; trusted again after {pace.flap_hold_s:g} s without a break"
         return self._roster.standing(member.models if member else frozenset())
 
@@ -239,7 +246,7 @@ class Liveness:
             greeted = peer in self._wake_at or peer in self._roster.strangers
             assert member.status is not Status.DEAD or greeted, f"{peer} is dead and never greeted"
         assert len(self._probing) <= MAX_MEMBERS
-        known = (self._wake_at, self._greeted_at, self._revivals, self._broken)
+        known = (self._wake_at, self._greeted_at, self._revivals, self._held_until, self._broken)
         assert all(peer in members for table in known for peer in table), known
         self._helping.check()
 
@@ -303,11 +310,13 @@ class Liveness:
             effects += self._say.to(helper, ask)
         if len(due.silent) > 1:
             self._slowness.late()  # several at once: more likely it is us
+        # Nobody answers at all: we are cut off, and what we then say of the others is stale once it arrives.
+        alone = len(due.silent) > 1 and set(due.silent) >= set(targets)
         for peer in due.silent:
-            effects += self._silent(peer, now)
+            effects += self._silent(peer, now, tell=not alone)
         return effects
 
-    def _silent(self, peer: PeerId, now: float) -> list[ControlEffect]:
+    def _silent(self, peer: PeerId, now: float, *, tell: bool) -> list[ControlEffect]:
         """A probe ended without anybody's word."""
         member, me = self._roster.get(peer), self._roster.me
         if member is None:
@@ -316,7 +325,8 @@ class Liveness:
         effects = self.greet(member, now)
         if suspicion is None:
             reason = "its data link broke and it does not answer" if peer in self._broken else "does not answer"
-            return effects + self._suspect(member, reason, me.peer, now)
+            accusations = self._suspect(member, reason, me.peer, now)
+            return effects + accusations if tell else effects
         if me.peer not in suspicion.accusers:
             suspicion.accusers.add(me.peer)
             effects += self._say.tell_all(self._say.news(member, Status.SUSPECT))
@@ -335,6 +345,7 @@ class Liveness:
             self._roster.mark(peer, Status.DEAD, f"not heard for {pace.stranger_s:g} s; {member.reason}", now)
             return []
         if member.status is Status.SUSPECT:
+            self._held_until.pop(peer, None)
             self._roster.mark(peer, *self._roster.standing(member.models), now)
             return []
         if member.status is not Status.DEAD:

@@ -25,7 +25,9 @@ from peer.protocol.control_events import (
     Knock,
     LeaveRequested,
     LinkBroke,
+    ModelsHeld,
     Publish,
+    Redial,
     RemovalRequested,
     SendControl,
     Sighted,
@@ -52,7 +54,7 @@ from peer.protocol.messages import (
 from peer.protocol.probing import Chance
 from peer.protocol.roster import Roster
 from peer.protocol.speaker import Speaker
-from peer.protocol.types import Address, Lock, Member, PeerId, Status, View, boot
+from peer.protocol.types import Address, Lock, Member, ModelId, PeerId, Status, View, boot
 
 _HERE = (Status.ALIVE, Status.SUSPECT, Status.INCOMPATIBLE)
 
@@ -152,8 +154,25 @@ class Membership:
                 return self._remove(event.peer, revoked=event.revoked, asked_by=None, now=now)
             case TokenChanged(token=token):
                 return self._decrees.change_token(token)
+            case ModelsHeld(models=models):
+                return self._hold(models, now)
             case _ as never:
                 assert_never(never)
+
+    def _hold(self, models: frozenset[ModelId], now: float) -> list[ControlEffect]:
+        """This board serves other models from now on: who fits together with it may have changed."""
+        self._roster.update(self._roster.me.peer, models=models)
+        for member in self._roster.others(Status.ALIVE, Status.INCOMPATIBLE):
+            if member.peer not in self._roster.strangers:
+                self._roster.mark(member.peer, *self._roster.standing(member.models), now)
+        hello = self._say.hello(answer=False)
+        # Who has not let us in yet knows us by what we said at its door.
+        knocks: list[ControlEffect] = [
+            Knock(at=Address(host=member.endpoint.host, port=member.endpoint.port), message=hello)
+            for member in self._roster.others(Status.SUSPECT)
+            if member.peer in self._roster.joining
+        ]
+        return knocks + self._say.tell_all(hello)
 
     def _received(self, event: ControlReceived, now: float) -> list[ControlEffect]:
         message, me = event.message, self._roster.me
@@ -192,7 +211,7 @@ class Membership:
             case PingRequest(target=target, sequence=sequence):
                 return self._live.ping_for(member, target, sequence, now)
             case Vouch():
-                self._live.vouched(message, now)
+                return self._live.vouched(message, now)
             case Rumour():
                 return self._live.rumour(message, now, stuck=self._stuck)
             case Goodbye():
@@ -236,7 +255,12 @@ class Membership:
         member = self._roster.update(peer)  # as it is now
         self._dials.answered(Address(host=member.endpoint.host, port=member.endpoint.port), peer, now)
         effects: list[ControlEffect] = [] if hello.answer else [self._answer(member, door=event.door)]
-        return effects + self._welcome(member) if both_ways and not met else effects
+        if not both_ways or met:
+            return effects
+        if event.door:
+            # It may have refused us before it knew us, and such a connection stays refused.
+            effects.append(Redial(member=member))
+        return effects + self._welcome(member)
 
     def _refusal(self, hello: Hello, known: Member | None) -> str | None:
         """Why a Hello is not taken: the name of a counter; None when it is."""

@@ -272,7 +272,7 @@ class Lan:
         for board in boards:
             alive = board.machine.view().alive()
             rings.add((ring.order(alive), ring.epoch(alive)))
-        return len(rings) == 1 and next(iter(rings))[0] == wanted
+        return not boards or (len(rings) == 1 and next(iter(rings))[0] == wanted)
 
     def nobody_here(self, index: int) -> bool:
         """Whether no other board counts `index` as a member any more."""
