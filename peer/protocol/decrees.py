@@ -11,7 +11,7 @@ from peer.protocol.speaker import Speaker
 from peer.protocol.types import Lock, Member, PeerId
 
 MAX_REVOKED = 1024
-_REPEATED = 4  # revocations repeated at a time
+_REPEATED = 2  # newest revocations that are repeated at a time, and as many others
 
 
 class Decrees:
@@ -52,12 +52,18 @@ class Decrees:
         return True
 
     def repeat(self, member: Member) -> list[ControlEffect]:
-        """What `member` may have missed."""
-        effects: list[ControlEffect] = []
+        """What `member` may have missed.
+
+        Revocations first: a board that still believes in a revoked one would pass the new token on to it.
+        """
+        revoked = list(self._revoked)
+        older = self._rng.sample(revoked, min(_REPEATED, len(revoked)))
+        effects: list[ControlEffect] = [
+            SendControl(to=member, message=self._say.removed(peer, revoked=True))
+            for peer in dict.fromkeys([*revoked[-_REPEATED:], *older])
+        ]
         if self._lock is not None and self._lock.generation:
             effects.append(SendControl(to=member, message=self._say.token(self._lock)))
-        for peer in self._rng.sample(list(self._revoked), min(_REPEATED, len(self._revoked))):
-            effects.append(SendControl(to=member, message=self._say.removed(peer, revoked=True)))
         return effects
 
     def check(self) -> None:
