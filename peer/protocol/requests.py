@@ -21,6 +21,7 @@ from peer.protocol.events import (
     Event,
     LogitsReady,
     MessageReceived,
+    ModelsChanged,
     PeerLost,
     QueryDone,
     ShardDone,
@@ -64,6 +65,7 @@ class Requests:
         self._participants: dict[AttemptKey, Participant] = {}
         self._early: OrderedDict[AttemptKey, tuple[float, list[tuple[Codes, PeerId | None]]]] = OrderedDict()
         self._over: OrderedDict[AttemptKey, None] = OrderedDict()
+        self._cancelled: OrderedDict[tuple[AttemptKey, PeerId], None] = OrderedDict()  # and by whom
 
     @property
     def idle(self) -> bool:
@@ -103,6 +105,9 @@ class Requests:
                 gone = self._gone(view)
                 self.view = view
                 effects = [effect for peer in gone for effect in self._lost(peer, now)]
+            case ModelsChanged(models=models):
+                self._models = dict(models)
+                effects = []
             case TimerDue():
                 effects = self._each_coordinator(lambda c: c.timer(self.view, now))
                 effects += self._each_participant(lambda p: p.timer(now))
@@ -118,7 +123,7 @@ class Requests:
         early = [codes for _, kept in self._early.values() for codes in kept]
         assert len(early) <= self._limits.early_codes
         assert sum(len(codes.body) for codes, _ in early) <= self._limits.early_bytes
-        assert len(self._over) <= self._limits.remembered
+        assert max(len(self._over), len(self._cancelled)) <= self._limits.remembered
         assert not self._early.keys() & (self._participants.keys() | self._over.keys())
         assert not self._participants.keys() & self._over.keys()
         for coordinator in self._coordinators.values():
@@ -170,7 +175,13 @@ class Requests:
                 if participant is not None and sender is not None and sender != participant.coordinator:
                     return self._forged()
                 effects = self._participant(key, lambda p: p.abandon())
-                self._close(key)  # also when it overtook its assignment, which then begins nothing
+                # It may have overtaken its assignment, which then begins nothing: if both are of the same board.
+                if participant is None and sender is not None:
+                    self._cancelled[key, sender] = None
+                    while len(self._cancelled) > self._limits.remembered:
+                        self._cancelled.popitem(last=False)
+                else:
+                    self._close(key)
                 return effects
             case _ as never:
                 assert_never(never)
@@ -180,6 +191,11 @@ class Requests:
         return []
 
     def _assigned(self, key: AttemptKey, assign: Assign, now: float) -> list[Effect]:
+        coordinator = assign.shards[assign.coordinator].peer
+        if any(k.request == key.request and p.coordinator != coordinator for k, p in self._participants.items()):
+            return self._forged()  # a request belongs to the board that was asked
+        if (key, coordinator) in self._cancelled:
+            self._close(key)
         if key in self._participants or key in self._over:
             self.counters["duplicate_assignments"] += 1
             return []
@@ -204,7 +220,7 @@ class Requests:
                 detail=detail,
             )
             self._close(key)
-            return [Send(to=assign.shards[assign.coordinator].peer, message=failed)]
+            return [Send(to=coordinator, message=failed)]
         # An attempt of the same request replaces an older one whose Cancel was lost.
         effects: list[Effect] = []
         for old in [k for k in self._participants if k.request == key.request and k.attempt < key.attempt]:

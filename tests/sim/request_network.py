@@ -153,7 +153,8 @@ class Network:
         return Member(
             peer=_peer(index),
             name=f"b{index}",
-            endpoint=Endpoint(host=f"b{index}", control_port=1, data_port=2),
+            endpoint=Endpoint(host=f"b{index}", port=1),
+            public_key=bytes(32),
             incarnation=Incarnation(incarnation),
             status=status,
             models=frozenset({MODEL}),
@@ -305,7 +306,7 @@ class Network:
             if board.incarnation % 2 or isinstance(message, Assign):
                 message = wire.decode(wire.encode(message))  # type: ignore[assignment]  # a data message stays one
             damaged = self._damaged(message)
-            self.at(delay_s, lambda damaged=damaged: self._arrive(target, damaged))  # type: ignore[misc]
+            self.at(delay_s, lambda damaged=damaged: self._arrive(board, target, damaged))  # type: ignore[misc]
         return None
 
     def _damaged(self, message: DataMessage) -> DataMessage:
@@ -315,9 +316,10 @@ class Network:
             return replace(message, body=message.body[:-1])
         return message
 
-    def _arrive(self, target: Board, message: DataMessage) -> None:
+    def _arrive(self, source: Board, target: Board, message: DataMessage) -> None:
         if target.up and self.boards[target.index] is target:
-            self.dispatch(target, MessageReceived(message=message))
+            self.dispatch(target, MessageReceived(message=message, sender=_peer(source.index)))
+            self.expect(not target.machine.counters["forged"], f"b{target.index} took an honest message for forged")
 
     def _busy(self, board: Board, compute_s: float, event: Event) -> None:
         """The board computes one thing after the other; then the event comes."""

@@ -105,9 +105,9 @@ def test_silence_is_suspect_within_a_second_and_a_half_and_dead_within_five(way:
         def all_hold(*wanted: Status, lan: Lan = lan, others: list[int] = others, victim: int = victim) -> bool:
             return all(lan.status(i, victim) in wanted for i in others)
 
-        suspected = took(lan, lan.run_until(lambda: all_hold(Status.SUSPECT, Status.DEAD), 10.0), 2.0, "suspicion")  # noqa: B023
+        suspected = took(lan, lan.run_until(lambda: all_hold(Status.SUSPECT, Status.DEAD), 10.0), 2.0, "suspicion")
         trusted.append(suspected)
-        dead.append(suspected + took(lan, lan.run_until(lambda: all_hold(Status.DEAD), 10.0), 5.0, "death"))  # noqa: B023
+        dead.append(suspected + took(lan, lan.run_until(lambda: all_hold(Status.DEAD), 10.0), 5.0, "death"))
     report(f"{way}: suspected", trusted)
     report(f"{way}: dead", dead)
     assert p95(trusted) <= 1.5

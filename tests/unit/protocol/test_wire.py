@@ -47,7 +47,8 @@ def test_pinned_bytes_decode_to_the_message(name: str) -> None:
 
 def test_every_kind_is_pinned() -> None:
     kinds = {wire.encode(message)[0][2] for message in SAMPLES.values()}
-    assert kinds == {int(kind) for kind in Kind}
+    # From FETCH on they travel on a port of their own, with a reader of their own.
+    assert kinds == {int(kind) for kind in Kind if kind < Kind.FETCH}
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, wire.INLINE_BYTES, wire.INLINE_BYTES + 1, 1 << 20])

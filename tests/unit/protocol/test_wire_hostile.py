@@ -10,11 +10,12 @@ from random import Random
 
 import msgpack
 import pytest
-from protocol_cases import SAMPLES
+from protocol_cases import KEY, SAMPLES
 
 from peer.errors import BadFrame, FrameTooLarge, RemoteProtocolError
 from peer.protocol import wire
 from peer.protocol.fields import MAX_HEADER_BYTES
+from peer.protocol.types import peer_id
 
 FRAMES = int(os.environ.get("TOKENRING_FUZZ", "100000"))
 MIB = 1 << 20
@@ -148,12 +149,12 @@ def _hello(**changes: object) -> bytes:
     fields: dict[str, object] = {
         "version": 1,
         "kind": 1,
-        "sender": bytes(8),
+        "sender": bytes.fromhex(peer_id(KEY)),
         "name": "b",
+        "key": KEY,
         "incarnation": 1,
         "host": "h",
-        "control_port": 1,
-        "data_port": 2,
+        "port": 7411,
         "models": b"",
         "answer": False,
     }
@@ -193,8 +194,17 @@ REFUSED = {
     "bytes as name": _hello(name=b"b"),
     "text as sender": _hello(sender="12345678"),
     "a short sender": _hello(sender=bytes(7)),
-    "port 0": _hello(control_port=0),
-    "port 65536": _hello(data_port=65_536),
+    "port 0": _hello(port=0),
+    "a port without room above": _hello(port=65_533),
+    "another board's key": _hello(key=bytes(32)),
+    "a short key": _hello(key=KEY[:31]),
+    "an address without a host": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x00"]),
+    "an address at port 0": _array([1, 8, bytes(8), 1, b"\x00\x00\x01h"]),
+    "an address cut short": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x05h"]),
+    "an address of odd characters": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x01\n"]),
+    "too many addresses": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x01h" * 65]),
+    "a rumour of leaving": _array([1, 7, bytes(8), 1, bytes(8), 1, 3]),
+    "a short token": _array([1, 9, bytes(8), 1, 1, bytes(31)]),
     "half a model": _hello(models=bytes(31)),
     "too many models": _hello(models=bytes(32 * 65)),
     "1 as flag": _hello(answer=1),
