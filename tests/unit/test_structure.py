@@ -17,10 +17,12 @@ MAX_FUNCTION_LINES = 60
 MAX_PUBLIC_METHODS = 15
 DOORS = {
     "click": ("peer/cli*.py",),
+    "ifaddr": ("peer/interfaces.py",),
     "msgpack": ("peer/protocol/fields.py",),
     "numpy": ("runtime/*", "peer/worker.py"),
     "onnxruntime": ("runtime/stage.py",),
     "PIL": ("runtime/images.py",),
+    "zeroconf": ("peer/mdns.py",),
     "zmq": ("peer/zmq_transport.py",),
 }
 FOLDERS = ("docs", "models_onnx", "peer", "runtime", "systemd", "tests", "tools")
