@@ -25,6 +25,7 @@ from peer.errors import BadFrame, DeadlineExceeded, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
     ExaminationReport,
+    FetchReport,
     ForgetQuery,
     InferQuery,
     InferReport,
@@ -83,6 +84,10 @@ class ControlClient:
     def verify(self, model: str) -> VerifyReport:
         """Have the model's folder hashed again."""
         return from_json(VerifyReport, self._ask({"op": "verify", "model": model}), where="verify")
+
+    def fetch(self, model: str) -> FetchReport:
+        """Have a model fetched from other boards, or ask how far it is."""
+        return from_json(FetchReport, self._ask({"op": "fetch", "model": model}), where="fetch")
 
     def infer(self, query: InferQuery, images: Sequence[bytes]) -> tuple[InferReport, ...]:
         """Classify images as one batch; one report per image."""

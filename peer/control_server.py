@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from peer.control_protocol import (
     MAX_BODY_BYTES,
+    MAX_INPUT_NAME,
     MAX_REQUEST_HEADER_BYTES,
     PREFIX_BYTES,
     Header,
@@ -27,6 +28,7 @@ from peer.errors import BadFrame, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
     ExaminationReport,
+    FetchReport,
     ForgetQuery,
     InferQuery,
     InferReport,
@@ -70,6 +72,9 @@ class ControlApi(Protocol):
 
     async def verify(self, model: str) -> VerifyReport:
         """Hash the model's folder again; NoSuchModel, or CheckFailed naming the first wrong file."""
+
+    async def fetch(self, model: str) -> FetchReport:
+        """Begin to get a model from other boards, or tell how far it is; NotFetched, NoSuchModel when it failed."""
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
@@ -212,11 +217,11 @@ class ControlServer:
             raise BadFrame("only infer takes images")
         if self._administration is not None and operation in _ADMINISTRATION:
             return await _administer(self._administration, str(operation), arguments)
-        if operation == "verify":
+        if operation in ("verify", "fetch"):
             model = arguments.pop("model", None)
-            if not isinstance(model, str) or arguments:
-                raise BadFrame("verify takes the name of one model")
-            return dict(to_json(await self._api.verify(model)))
+            if not isinstance(model, str) or not 0 < len(model) <= MAX_INPUT_NAME or arguments:
+                raise BadFrame(f"{operation} takes the name of one model")
+            return dict(to_json(await (self._api.verify if operation == "verify" else self._api.fetch)(model)))
         if arguments:
             raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
         match operation:

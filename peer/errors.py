@@ -14,6 +14,7 @@ PeerError
 ├── RequestError                  one request failed; the daemon is well
 │   ├── NoDaemon                  nobody answers on the control socket
 │   ├── NoSuchModel
+│   ├── NotFetched                a model could not be got from the other boards, or not be written down
 │   ├── CheckFailed               a digest or another check of what lies on disk came out wrong
 │   ├── Refused                   understood, and declined: busy, draining, an unknown codec or option
 │   ├── BadInput                  the file given is not an image that can be classified
@@ -123,6 +124,13 @@ class NoSuchModel(RequestError):
     """No board that was asked has a model of this name."""
 
     kind = "no-such-model"
+    exit_code = ExitCode.REFUSED
+
+
+class NotFetched(RequestError):
+    """A model could not be got from the other boards, or the disk did not take it."""
+
+    kind = "not-fetched"
     exit_code = ExitCode.REFUSED
 
 

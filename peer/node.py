@@ -1,15 +1,19 @@
 """One board: builds the parts, starts and stops them in order, and answers the control socket. The composition root."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 from peer.acquaintances import Acquaintances
 from peer.administration import Administration, Vitals
+from peer.bulk_plane import BulkPlane
 from peer.catalog import Catalog
 from peer.cluster_lock import LOOPBACK, read_lock, write_lock
 from peer.cluster_token import cluster_tag
@@ -18,24 +22,26 @@ from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.data_plane import DataPlane
 from peer.discovery import Announcement
-from peer.errors import ConfigError, PeerError, Refused
+from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
+from peer.partial_copy import target_of
 from peer.protocol import ring
-from peer.protocol.control_events import LeaveRequested, LinkBroke, Sighted
+from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
 from peer.protocol.effects import Deliver
-from peer.protocol.events import ViewChanged
+from peer.protocol.events import ModelsChanged, ViewChanged
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits, Requests
-from peer.protocol.types import Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     CodecErrorReport,
     CodecReport,
+    FetchReport,
     InferQuery,
     InferReport,
     MemberReport,
@@ -44,15 +50,16 @@ from peer.reports import (
     StatusReport,
     VerifyReport,
 )
+from peer.supply import Supply
 from peer.worker import Worker
-from peer.zmq_transport import ControlSockets, DataSockets, ZmqContext
-from runtime.plan import CodecSpec
+from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
+from runtime.plan import CodecSpec, ModelPlan
 from runtime.stage import SessionSettings
 
 _log = logging.getLogger(__name__)
-_HIGHEST_PORT = 65535 - 2
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
+_T = TypeVar("_T")
 
 
 class DataPlaneCrash(PeerError):
@@ -70,10 +77,11 @@ class Node:
         self._draining = False
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
-        if port > _HIGHEST_PORT:
-            raise ConfigError(f"port {port} leaves no room for the two ports above it; choose a lower one")
+        if port > HIGHEST_PORT:
+            raise ConfigError(f"port {port} leaves no room for the three ports above it; choose a lower one")
         self._lock = read_lock(config)
-        self._catalog = Catalog(config.models, self._settings(), config.default_model)
+        fetched = config.state_dir / "models"
+        self._catalog = Catalog(config.models, self._settings(), config.default_model, fetched=fetched)
         identity = next_identity(config.state_dir)
         self._cloned = identity.cloned
         self._acquaintances = Acquaintances(config.state_dir)
@@ -93,6 +101,7 @@ class Node:
         listen = "" if wildcard else host
         self._control_sockets = ControlSockets(self._zmq, listen, port, self._lock.token if self._lock else None)
         self._data_sockets = DataSockets(self._zmq, listen, self._me.endpoint.data_port)
+        self._bulk_sockets = DataSockets(self._zmq, listen, self._me.endpoint.bulk_port, BULK)
         self._lookout = self._make_lookout()
 
     def _make_lookout(self) -> Lookout | None:
@@ -121,6 +130,7 @@ class Node:
         self._build(loop, crashed)
         await asyncio.to_thread(self._load_default)
         self._plane.start()
+        self._bulk.start()
         self._on_view(self._control.view())
         try:
             administration = self._administration(stop)
@@ -130,25 +140,32 @@ class Node:
                     tasks.create_task(self._control.receive_at_door(), name="door-receive"),
                     tasks.create_task(self._control.keep_time(), name="control-timer"),
                     tasks.create_task(self._watch(), name="watch"),
-                    tasks.create_task(_forward(crashed), name="data-plane"),
+                    tasks.create_task(self._supply.run(), name="supply"),
+                    tasks.create_task(_forward(crashed), name="planes"),
                 ]
                 if self._lookout is not None:
                     running.append(tasks.create_task(self._lookout.announce(), name="announce"))
                     running.append(tasks.create_task(self._lookout.watch(), name="look-out"))
                 self._ready = True
-                _log.info("ready: %s (%s) on %s", self._me.name, self._me.peer, self._config.listen)
+                state = self._not_ready() or "ready"
+                _log.info("%s: %s (%s) on %s", state, self._me.name, self._me.peer, self._config.listen)
                 await stop.wait()
                 await self._drain()
                 for task in running:
                     task.cancel()
         finally:
+            self._bulk.stop()
             self._plane.stop()
             await asyncio.to_thread(self._plane.join, 5.0)
+            await asyncio.to_thread(self._bulk.join, 5.0)
             self._control_sockets.close()
             self._zmq.close()
 
     def _load_default(self) -> None:
         """What the first request will need; the rest is loaded when it is asked for."""
+        if self._catalog.default is None:
+            _log.warning("%s; waiting for a board that has one", self._catalog.problem)
+            return
         model = self._catalog[self._catalog.default]
         model.codec(model.plan.default_codec)
 
@@ -176,7 +193,7 @@ class Node:
         machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
 
         def crash(problem: BaseException) -> None:
-            loop.call_soon_threadsafe(crashed.set_exception, problem)
+            _on_loop(loop, lambda p: None if crashed.done() else crashed.set_exception(p), problem)
 
         def deliver(effect: Deliver) -> None:
             loop.call_soon_threadsafe(self._inference.delivered, effect)
@@ -194,9 +211,47 @@ class Node:
             on_crash=crash,
         )
         self._inference = Inference(catalog=self._catalog, submit=self._plane.submit, view=self._control.view)
+        self._build_supply(loop, crash)
+
+    def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
+        def given(model: ModelId) -> tuple[Path, ModelPlan] | None:
+            place = self._catalog.place(model)
+            return None if place is None else (place, self._catalog.plan(model))
+
+        self._bulk = BulkPlane(
+            sockets=self._bulk_sockets,
+            view=self._control.view(),
+            place=given,
+            on_progress=lambda progress: _on_loop(loop, self._supply.progressed, progress),
+            on_end=lambda result: _on_loop(loop, self._supply.ended, result),
+            on_crash=crash,
+        )
+        self._supply = Supply(
+            catalog=self._catalog,
+            wanted=self._config.default_model,
+            target=target_of(self._config.models, self._config.state_dir),
+            view=self._control.view,
+            submit=self._bulk.submit,
+            on_models=self._on_models,
+        )
+
+    def _on_models(self) -> None:
+        """The data plane first: whoever hears of a model may assign a share of it at once."""
+        self._plane.submit(ModelsChanged(models=self._catalog.facts()))
+        self._control.handle(ModelsHeld(models=frozenset(self._catalog)))
+
+    def _not_ready(self) -> str | None:
+        """Why this board cannot serve, or None."""
+        if self._draining:
+            return "leaving the ring"
+        if not len(self._catalog):
+            return f"{self._catalog.problem} (or wait: {self._supply.state})"
+        return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
         self._plane.submit(ViewChanged(view=view))
+        self._bulk.submit(view)
+        self._supply.stir()
         self._acquaintances.write(m for m in view.members.values() if m.peer != self._me.peer)
 
     def _on_lock(self, lock: Lock) -> None:
@@ -216,6 +271,7 @@ class Node:
 
     def _vitals(self) -> Vitals:
         at_door, members = self._control_sockets.refused()
+        default = self._catalog.default
         return Vitals(
             cloned=self._cloned,
             membership=self._control.machine_counters,
@@ -226,7 +282,7 @@ class Node:
             looks_around=self._lookout is not None,
             discovery_problem=self._lookout.problem if self._lookout else None,
             strangers_seen=self._lookout.strangers if self._lookout else 0,
-            model_bytes=self._catalog.plan(self._catalog.default).size_bytes,
+            model_bytes=0 if default is None else self._catalog.plan(default).size_bytes,
         )
 
     async def _watch(self) -> None:
@@ -254,6 +310,7 @@ class Node:
     async def status(self) -> StatusReport:
         view = self._control.view()
         alive = view.alive()
+        not_ready, default = self._not_ready(), self._catalog.default
         return StatusReport(
             id=self._me.peer,
             name=self._me.name,
@@ -261,13 +318,15 @@ class Node:
             version=self._version,
             protocol=PROTOCOL_VERSION,
             pid=os.getpid(),
-            ready=self._ready and not self._draining,
+            ready=not_ready is None,
             uptime_s=time.monotonic() - self._started_at,
             epoch=ring.epoch(alive),
             boards_alive=len(alive),
             rss_bytes=_rss_bytes(),
             threads=self._threads,
-            default_model=self._catalog.plan(self._catalog.default).name,
+            default_model=None if default is None else self._catalog.plan(default).name,
+            models=len(self._catalog),
+            not_ready=not_ready,
         )
 
     async def members(self) -> Sequence[MemberReport]:
@@ -292,14 +351,15 @@ class Node:
         model = self._catalog.default
         alive = self._control.view().alive(model)
         order = ring.order(alive)
-        total = self._catalog.plan(model).geometry.tokens
-        ranges = partition(total, [1.0] * min(len(order), total))
+        plan = None if model is None else self._catalog.plan(model)
+        total = 0 if plan is None else plan.geometry.tokens
+        ranges = partition(total, [1.0] * min(len(order), total)) if total else []
         return RingReport(
             epoch=ring.epoch(alive),
             order=order,
             self_=self._me.peer,
             names={member.peer: member.name for member in alive},
-            model=self._catalog.plan(model).name,
+            model=None if plan is None else plan.name,
             tokens={peer: (r.start, r.stop) for peer, r in zip(order, ranges, strict=False)},
         )
 
@@ -313,7 +373,12 @@ class Node:
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
             raise Refused("this board is leaving the ring; ask another one")
+        if self._catalog.default is None:
+            raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)
+
+    async def fetch(self, model: str) -> FetchReport:
+        return await self._supply.fetch(model)
 
     def _model_name(self, model: ModelId) -> str:
         return self._catalog.plan(model).name if model in self._catalog else model[:12]
@@ -356,13 +421,19 @@ def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
     )
 
 
+def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[_T], None], what: _T) -> None:
+    """Pass something on from another thread; a loop that has ended needs nothing any more."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(take, what)
+
+
 async def _forward(crashed: asyncio.Future[None]) -> None:
     try:
         await crashed
     except asyncio.CancelledError:
         raise
     except BaseException as problem:
-        raise DataPlaneCrash(f"the data plane ended: {type(problem).__name__}: {problem}") from problem
+        raise DataPlaneCrash(f"a plane ended: {type(problem).__name__}: {problem}") from problem
 
 
 def _rss_bytes() -> int:

@@ -26,6 +26,9 @@ class StatusReport:
     rss_bytes: int
     threads: int
     default_model: str | None
+    # How many models it can serve, and why it is not ready; None when it is.
+    models: int = 0
+    not_ready: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,24 @@ class VerifyReport:
     model_id: str
     files: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchReport:
+    """A model on its way from other boards, or here (`done`: it serves)."""
+
+    model: str
+    # None until it is here.
+    model_id: str | None
+    done: bool
+    done_bytes: int
+    total_bytes: int
+    # What came over the network this time, and what an interrupted fetch had left here.
+    received_bytes: int
+    resumed_bytes: int
+    # Boards that gave something.
+    boards: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

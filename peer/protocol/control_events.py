@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from peer.protocol.messages import ControlMessage
-from peer.protocol.types import Address, Lock, Member, PeerId, View
+from peer.protocol.types import Address, Lock, Member, ModelId, PeerId, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,13 @@ class TokenChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsHeld:
+    """The models that this board can serve now, all of them: the others are to know."""
+
+    models: frozenset[ModelId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendControl:
     """To a member's control socket."""
 
@@ -99,5 +106,7 @@ class Publish:
     view: View
 
 
-ControlEvent = ControlReceived | Sighted | LinkBroke | TimerDue | LeaveRequested | RemovalRequested | TokenChanged
+ControlEvent = (
+    ControlReceived | Sighted | LinkBroke | TimerDue | LeaveRequested | RemovalRequested | TokenChanged | ModelsHeld
+)
 ControlEffect = SendControl | Knock | Redial | Admit | AdoptToken | Publish

@@ -1,5 +1,6 @@
 """What can happen to the request machine. Names are past tense; times are the `now` given beside the event."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -8,6 +9,7 @@ from peer.protocol.types import (
     AttemptKey,
     Exchange,
     FailureReason,
+    ModelFacts,
     ModelId,
     PeerId,
     RequestId,
@@ -44,6 +46,13 @@ class Submission:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewChanged:
     view: View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsChanged:
+    """The models of this board, all of them: one was fetched."""
+
+    models: Mapping[ModelId, ModelFacts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +137,7 @@ class TimerDue:
 
 Event = (
     ViewChanged
+    | ModelsChanged
     | Submitted
     | CancelRequested
     | MessageReceived

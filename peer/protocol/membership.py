@@ -84,6 +84,7 @@ class Membership:
         )
         self._decrees = Decrees(lock=lock, speaker=self._say, rng=rng)
         self._left = False
+        self._gained = False  # models since the start: a Hello that told of them may have been lost
         self._sync_at = now + pace.sync_s * rng.uniform(0.5, 1.0)
         own = Address(host=me.endpoint.host, port=me.endpoint.port)
         self._dials = Dials(own=own, seeds=seeds, first_s=pace.hello_first_s, last_s=pace.hello_last_s, now=now)
@@ -161,6 +162,7 @@ class Membership:
 
     def _hold(self, models: frozenset[ModelId], now: float) -> list[ControlEffect]:
         """This board serves other models from now on: who fits together with it may have changed."""
+        self._gained = True
         self._roster.update(self._roster.me.peer, models=models)
         for member in self._roster.others(Status.ALIVE, Status.INCOMPATIBLE):
             if member.peer not in self._roster.strangers:
@@ -330,6 +332,8 @@ class Membership:
             listeners = {m.peer: m for m in self._roster.listeners()}
             for peer in self._rng.sample(list(listeners), min(1, len(listeners))):
                 effects += self._news_for(listeners[peer])
+                if self._gained:
+                    effects.append(SendControl(to=listeners[peer], message=self._say.hello(answer=True)))
         return effects
 
     def _leave(self) -> list[ControlEffect]:
