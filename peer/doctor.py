@@ -115,9 +115,9 @@ def _within(host: str, networks: Collection[Network]) -> bool:
 
 
 def ports(host: str, first: int, daemon_pid: int | None) -> list[Port]:
-    """The door and the two ports above it: free, held by the daemon, or held by whom."""
+    """The door and the three ports above it: free, held by the daemon, or held by whom."""
     found = []
-    for number, use in enumerate(("door", "control", "data"), start=first):
+    for number, use in enumerate(("door", "control", "data", "models"), start=first):
         if not 0 < number < 65536:
             continue
         inodes = _listeners(number)

@@ -307,7 +307,7 @@ class Port:
     """One port that a daemon on this machine needs."""
 
     number: int
-    use: str  # door, control, data
+    use: str  # door, control, data, models
     free: bool
     owner: str | None = None  # "name (pid)" of who listens there, when /proc tells
     ours: bool = False
@@ -321,7 +321,7 @@ def ports(seen: Sequence[Port], *, daemon: bool) -> list[Finding]:
             continue
         if not port.free:
             what = f"port {port.number} ({port.use}) is taken by {port.owner or 'another program'}"
-            found.append(wrong("ports", what, "stop that program, or choose three free ports with --listen HOST:PORT"))
+            found.append(wrong("ports", what, "stop that program, or give --listen a port with three free ones above"))
         elif daemon:
             what = f"the daemon does not listen on its port {port.number} ({port.use})"
             found.append(wrong("ports", what, "restart peerd and read its first lines"))
