@@ -4,11 +4,13 @@ Works without a daemon. Every probe has its own short deadline, and what cannot 
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import platform
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from peer.multicast import Probe, probe
 
 _IMPORT_PATIENCE_S = 4.0
 _MULTICAST_FLAG, _UP_FLAG, _LOOPBACK_FLAG = 0x1000, 0x1, 0x8  # linux/if.h
+_SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 _NO_LIMIT = 1 << 60  # what version 1 of memory cgroups says for "none"
 _LISTEN = "0A"  # net/tcp_states.h
 _MAX_READ = 1 << 20
@@ -68,11 +71,11 @@ def links(allowed: Collection[str], boards: Collection[str]) -> list[tuple[Link,
     """Every interface but loopback, tested; and which of `boards` are in its networks."""
     known = {interface.name: interface for interface in interfaces()}
     places = []
-    for folder in sorted(Path("/sys/class/net").iterdir()):
-        flags = _number(folder / "flags", base=16) or 0
-        hidden = folder.name not in known and not flags & _UP_FLAG  # a device that nobody set up
-        if not flags & _LOOPBACK_FLAG and not hidden and (not allowed or folder.name in allowed):
-            places.append((folder.name, flags))
+    for _, name in socket.if_nameindex():
+        flags = _flags(name)
+        hidden = name not in known and not flags & _UP_FLAG  # a device that nobody set up
+        if not flags & _LOOPBACK_FLAG and not hidden and (not allowed or name in allowed):
+            places.append((name, flags))
     outcomes: dict[str, Probe] = {}
     threads = []
     for name, flags in places:
@@ -104,6 +107,16 @@ def links(allowed: Collection[str], boards: Collection[str]) -> list[tuple[Link,
         )
         found.append((link, [board for board in boards if _within(board, networks) and board not in addresses]))
     return found
+
+
+def _flags(name: str) -> int:
+    """The interface's flags (netdevice(7)); 0 where it has just gone. Not from /sys, which may show another network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", name.encode()[:15], 0)
+        try:
+            return int(struct.unpack("16sH14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1])
+        except OSError:
+            return 0
 
 
 def _within(host: str, networks: Collection[Network]) -> bool:
