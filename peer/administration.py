@@ -39,6 +39,7 @@ class Vitals:
     looks_around: bool
     discovery_problem: str | None
     strangers_seen: int
+    models_problem: str  # empty where this board holds a model
     model_bytes: int
 
 
@@ -149,6 +150,7 @@ class Administration:
                 looks=vitals.looks_around, problem=vitals.discovery_problem, strangers=vitals.strangers_seen
             ),
             *(findings.seed(str(place), answer) for place, answer in zip(self._config.seeds, seen, strict=True)),
+            findings.models(problem=vitals.models_problem),
             *findings.data_plane(stuck_s=vitals.stuck_s, counters=vitals.data_plane),
         ]
         alive = [member for member in self._others() if member.status is Status.ALIVE]

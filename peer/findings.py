@@ -226,6 +226,14 @@ def seed(place: str, answer: Answer) -> Finding:
             return wrong("seeds", f"the name in {place} is unknown here", "write the board's address instead")
 
 
+def models(*, problem: str) -> Finding:
+    """Whether the board has anything to compute with."""
+    if problem:
+        head, _, tail = problem.partition("; ")
+        return wrong("models", head, tail or "fetch one from the others: peerctl models fetch NAME")
+    return ok("models", "the default model is whole; peerctl models verify hashes it again")
+
+
 def data_plane(*, stuck_s: float, counters: Mapping[str, int]) -> list[Finding]:
     """The thread that computes and moves tensors."""
     found = []

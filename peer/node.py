@@ -282,6 +282,7 @@ class Node:
             looks_around=self._lookout is not None,
             discovery_problem=self._lookout.problem if self._lookout else None,
             strangers_seen=self._lookout.strangers if self._lookout else 0,
+            models_problem=self._catalog.problem,
             model_bytes=0 if default is None else self._catalog.plan(default).size_bytes,
         )
 

@@ -86,6 +86,12 @@ def test_seeds(answer: Answer) -> None:
     assert (answer is Answer.SILENT) == ("token" in found.remedy)
 
 
+def test_a_board_without_a_model() -> None:
+    assert levels(findings.models(problem="")) == ["ok"]
+    found = findings.models(problem="no usable model in /x; name another folder")
+    assert (found.level, found.remedy) == (Level.WRONG, "name another folder")
+
+
 def test_the_data_plane() -> None:
     assert levels(findings.data_plane(stuck_s=0.0, counters={})) == ["ok"]
     assert levels(findings.data_plane(stuck_s=9.0, counters={"forged": 1, "messages_not_sent": 2})) == [
