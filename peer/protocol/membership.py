@@ -52,7 +52,7 @@ from peer.protocol.messages import (
     Vouch,
 )
 from peer.protocol.probing import Chance
-from peer.protocol.roster import Roster
+from peer.protocol.roster import Roster, oldest_gone
 from peer.protocol.speaker import Speaker
 from peer.protocol.types import Address, Lock, Member, ModelId, PeerId, Status, View, boot
 
@@ -273,7 +273,7 @@ class Membership:
         return None if self._roster.room_for(hello.sender) else "members_refused"
 
     def _make_room(self, peer: PeerId, now: float) -> None:
-        oldest = None if self._roster.get(peer) is not None else self._roster.oldest_gone()
+        oldest = None if self._roster.get(peer) is not None else oldest_gone(self._roster)
         if oldest is not None:
             self._drop(oldest, now)
 

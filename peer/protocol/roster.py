@@ -36,6 +36,9 @@ class Roster:
         self.joining: set[PeerId] = set()  # said Hello at our door; not yet known to have let us in
         self.strangers: set[PeerId] = set()  # speak another version: listed, never talked to
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     @property
     def me(self) -> Member:
         return self._members[self._self_id]
@@ -139,13 +142,6 @@ class Roster:
         """Whether `peer` can be listed, perhaps in the place of one that is gone."""
         return peer in self._members or len(self._members) <= MAX_MEMBERS or bool(self.others(*GONE))
 
-    def oldest_gone(self) -> PeerId | None:
-        """Of a full list, who is gone for longest; None while there is room."""
-        if len(self._members) <= MAX_MEMBERS:
-            return None
-        gone = self.others(*GONE)
-        return min(gone, key=lambda member: member.since_s).peer if gone else None
-
     def standing(self, models: frozenset[ModelId]) -> tuple[Status, str]:
         """What a board is that answers and holds `models`, and why."""
         mine = self.me.models
@@ -174,3 +170,9 @@ class Roster:
 def _facts(member: Member) -> tuple[object, ...]:
     """What others must be told of when it changes."""
     return member.status, member.incarnation, member.endpoint, member.models, member.name
+
+
+def oldest_gone(roster: Roster) -> PeerId | None:
+    """Of a full list, who is gone for longest; None while there is room."""
+    gone = roster.others(*GONE) if len(roster) > MAX_MEMBERS else []
+    return min(gone, key=lambda member: member.since_s).peer if gone else None

@@ -1,5 +1,6 @@
 """The arithmetic under membership: patience, own slowness, probes, errands and doors to greet."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_silent_seed_is_greeted_for_ever_at_growing_intervals() -> None:
         assert at is not None
         assert some.due(at) == [door(1)]
         times.append(at)
-    pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(times)]
     assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6])
 
 
