@@ -54,6 +54,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.round_overhead
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
+	$(BIN)/python -m tools.bench.fresh_board
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
