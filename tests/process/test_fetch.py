@@ -197,7 +197,10 @@ def test_a_board_without_a_model_says_so_and_others_go_on(ring: LocalRing, tmp_p
 def test_a_full_disk_is_one_line_and_room_is_noticed(ring: LocalRing, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", home / "models"], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", home / "models"]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"may not mount a file system here: {mounted.stderr.strip()}")
     try:
         with one_more(ring, home) as fresh:
             until("it says so", lambda: "make room there" in fresh.log)

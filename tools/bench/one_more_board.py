@@ -44,7 +44,7 @@ def start(ring: LocalRing, home: Path, options: Sequence[object] = ()) -> OneMor
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=dies_with_parent(signal.SIGKILL),
+            preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - as in local_ring
         )
     return OneMore(home=home, process=process)
 

@@ -1,5 +1,6 @@
 """A half model on the disk: whatever ended the last run, what is whole is kept, and nothing else passes for it."""
 
+import errno
 import os
 from pathlib import Path
 from random import Random
@@ -128,6 +129,20 @@ def test_a_disk_without_room_is_one_line(
     with pytest.raises(NotFetched, match=r"needs . MB, .* has 0 MB free.*make room") as caught:
         PartialCopy(tmp_path, manifest, plan)
     assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_line(
+    tmp_path: Path, plan: ModelPlan, manifest: bytes, parts: list[Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    copy = PartialCopy(tmp_path, manifest, plan)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NotFetched, match=r"cannot be written to .*No space left on device\); make room there"):
+        copy.write(*parts[0])
+    monkeypatch.undo()
+    assert copy.have() == frozenset()
 
 
 def test_where_models_go(tmp_path: Path) -> None:
