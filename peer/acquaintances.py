@@ -10,7 +10,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from peer.protocol.types import HIGHEST_PORT, PUBLIC_KEY_BYTES, Endpoint, Incarnation, Member, Status, peer_id
+from peer.protocol.types import (
+    HIGHEST_PORT,
+    PUBLIC_KEY_BYTES,
+    REFUTATION_BITS,
+    Endpoint,
+    Incarnation,
+    Member,
+    Status,
+    boot,
+    peer_id,
+)
 
 _log = logging.getLogger(__name__)
 _FILE = "peers.json"
@@ -40,14 +50,15 @@ class Acquaintances:
         return tuple(member for member in found if member is not None)
 
     def write(self, members: Iterable[Member]) -> None:
-        """Replace the file when something in it changed."""
+        """Replace the file when something in it changed. Waits for the disk: not for the event loop's own thread."""
         entries = [
             {
                 "name": member.name,
                 "host": member.endpoint.host,
                 "port": member.endpoint.port,
                 "key": member.public_key.hex(),
-                "incarnation": member.incarnation,
+                # Without its refutations, which change by the second on a busy LAN and mean nothing after a restart.
+                "incarnation": boot(member.incarnation) << REFUTATION_BITS,
             }
             for member in members
             if any(member.public_key)

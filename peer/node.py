@@ -252,7 +252,6 @@ class Node:
         self._plane.submit(ViewChanged(view=view))
         self._bulk.submit(view)
         self._supply.stir()
-        self._acquaintances.write(m for m in view.members.values() if m.peer != self._me.peer)
 
     def _on_lock(self, lock: Lock) -> None:
         write_lock(self._config, lock)
@@ -293,8 +292,14 @@ class Node:
             if self._worker.speed is not None:
                 self._control.set_speed(self._worker.speed)
             self._control_sockets.refused()
+            await asyncio.to_thread(self._remember)
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    def _remember(self) -> None:
+        """Note down who is here, for the next start."""
+        members = self._control.view().members.values()
+        self._acquaintances.write(member for member in members if member.peer != self._me.peer)
 
     async def _drain(self) -> None:
         """Take no new requests, let those under way finish, then leave."""

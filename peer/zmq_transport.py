@@ -349,6 +349,8 @@ class ControlSockets:
         try:
             socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
+            # A socket whose key was refused once never sends again, even after it is admitted: the next one is fresh.
+            self._push.pop((host, port, server)).close(linger=0)
             return False
         return True
 

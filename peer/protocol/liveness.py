@@ -204,7 +204,8 @@ class Liveness:
             self._revivals[peer] = times[-pace.flap_revivals :]
         until = self._held_until.pop(peer, now)
         self.forget(peer)
-        if len(times) >= pace.flap_revivals and times[-1] == now:
+        # A board that is slow itself cannot tell who comes and goes.
+        if len(times) >= pace.flap_revivals and times[-1] == now and self._slowness.stretch == 1.0:
             self._counters["flaps"] += 1
             until = now + pace.flap_hold_s
         elif until > now and suspicion is not None:
@@ -322,11 +323,14 @@ class Liveness:
         if member is None:
             return []
         suspicion = self._suspicions.get(peer)
-        effects = self.greet(member, now)
         if suspicion is None:
+            # A fresh connection costs both ends a key exchange, which boards short of time have not got to spare: at
+            # first only an introduction is sent. Who stays silent is dialled anew.
+            effects: list[ControlEffect] = [SendControl(to=member, message=self._say.hello(answer=False))]
             reason = "its data link broke and it does not answer" if peer in self._broken else "does not answer"
             accusations = self._suspect(member, reason, me.peer, now)
             return effects + accusations if tell else effects
+        effects = self.greet(member, now)
         if me.peer not in suspicion.accusers:
             suspicion.accusers.add(me.peer)
             effects += self._say.tell_all(self._say.news(member, Status.SUSPECT))

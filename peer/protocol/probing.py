@@ -27,7 +27,8 @@ class ProbePace:
     answer_s: float = 0.4  # until others are asked
     verdict_s: float = 0.8  # until the target counts as silent
     urgent_s: float = 0.3  # the verdict on a member whose data link broke
-    fanout: int = 8  # members probed per period
+    everybody: int = 8  # up to so many members all are probed every period
+    fanout: int = 4  # of more, so many are drawn: others probe the rest, and suspicion is told to everybody
     helpers: int = 3  # members asked to try
 
 
@@ -83,9 +84,10 @@ class Probing:
         pings = again
         if now >= self._round_at:
             # A jitter keeps boards that started together from probing in step.
-            self._round_at = now + self._pace.period_s * self._rng.uniform(0.9, 1.1)
+            self._round_at = now + self._pace.period_s * self._rng.uniform(0.9, 1.1) * stretch
             free = [peer for peer in targets if peer not in self._probes]
-            for peer in self._rng.sample(free, min(self._pace.fanout, len(free))):
+            count = len(free) if len(targets) <= self._pace.everybody else min(self._pace.fanout, len(free))
+            for peer in self._rng.sample(free, count):
                 pings.append((peer, self.start(peer, stretch=stretch, now=now)))
         return Due(ping=tuple(pings), ask=tuple(asked), silent=silent)
 
