@@ -335,9 +335,10 @@ class Fetching:
         if late:
             self._patience_s = min(2 * self._patience_s, self._pace.patience_longest_s)
             self._window = max(1, self._window // 2)
-        silent_s = now - self._news_at
-        if silent_s < self._pace.give_up_s:
+        # Compared as the deadline was computed: a difference can round to just below it, and the timer would never end.
+        if now < self._news_at + self._pace.give_up_s:
             return []
+        silent_s = now - self._news_at
         who = "boards that hold it answer" if self._holders.any_alive() else "board that holds it is alive"
         return self._fail(
             f"nothing of model {self.model[:12]} came for {silent_s:.0f} s: no {who}; see peerctl members"
