@@ -59,6 +59,7 @@ from runtime.stage import SessionSettings
 _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
+_NOTES_EVERY_S = 0.2
 _T = TypeVar("_T")
 
 
@@ -85,6 +86,7 @@ class Node:
         identity = next_identity(config.state_dir)
         self._cloned = identity.cloned
         self._acquaintances = Acquaintances(config.state_dir)
+        self._view_changed = asyncio.Event()
         wildcard = host in ("0.0.0.0", "::", "*")
         self._me = Member(
             peer=identity.peer,
@@ -140,6 +142,7 @@ class Node:
                     tasks.create_task(self._control.receive_at_door(), name="door-receive"),
                     tasks.create_task(self._control.keep_time(), name="control-timer"),
                     tasks.create_task(self._watch(), name="watch"),
+                    tasks.create_task(self._take_notes(), name="notes"),
                     tasks.create_task(self._supply.run(), name="supply"),
                     tasks.create_task(_forward(crashed), name="planes"),
                 ]
@@ -250,6 +253,7 @@ class Node:
 
     def _on_view(self, view: View) -> None:
         self._plane.submit(ViewChanged(view=view))
+        self._view_changed.set()
         self._bulk.submit(view)
         self._supply.stir()
 
@@ -292,9 +296,16 @@ class Node:
             if self._worker.speed is not None:
                 self._control.set_speed(self._worker.speed)
             self._control_sockets.refused()
-            await asyncio.to_thread(self._remember)
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    async def _take_notes(self) -> None:
+        """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
+        while True:
+            await self._view_changed.wait()
+            self._view_changed.clear()
+            await asyncio.to_thread(self._remember)
+            await asyncio.sleep(_NOTES_EVERY_S)
 
     def _remember(self) -> None:
         """Note down who is here, for the next start."""
