@@ -59,7 +59,6 @@ from runtime.stage import SessionSettings
 _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
-_NOTES_EVERY_S = 0.2
 _T = TypeVar("_T")
 
 
@@ -304,8 +303,7 @@ class Node:
         while True:
             await self._view_changed.wait()
             self._view_changed.clear()
-            await asyncio.to_thread(self._remember)
-            await asyncio.sleep(_NOTES_EVERY_S)
+            await asyncio.to_thread(self._remember)  # the disk sets the pace
 
     def _remember(self) -> None:
         """Note down who is here, for the next start."""
