@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import zmq
-import zmq.asyncio
 import zmq.auth.thread
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
@@ -32,6 +31,7 @@ _MAX_FRAMES = 4
 _IO_THREADS = 2  # the second one is for bulk sockets alone
 # A closed door's port is free again once ZeroMQ's own thread has seen to it, which takes milliseconds.
 _REOPEN_S = 1.0
+_AT_ONCE = 64  # messages between two turns of the event loop
 TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
 
 
@@ -224,6 +224,52 @@ def _sender(frame: zmq.Frame) -> PeerId | None:
     return _peer_of(str(user)) if user else None
 
 
+class _Inbox:
+    """A PULL socket on the event loop: woken by its descriptor, then read until nothing is left.
+
+    pyzmq's own asyncio sockets make several futures per message, which in a ring of twenty boards is most of the work.
+    """
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self.socket = socket
+        self._stirred = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_a_row = 0
+
+    async def receive(self) -> Received | None:
+        """The next message; None once the socket is closed. Raises BadFrame for one with too many frames."""
+        while not self.socket.closed:
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._loop.add_reader(self.socket.FD, self._stirred.set)
+            if self._in_a_row >= _AT_ONCE:
+                self._in_a_row = 0
+                await asyncio.sleep(0)  # a flood must not keep the loop from its timers
+                continue
+            # Before the look at the socket: its descriptor tells of each change once.
+            self._stirred.clear()
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                self._in_a_row = 0
+                await self._stirred.wait()
+                continue
+            self._in_a_row += 1
+            if len(parts) >= _MAX_FRAMES:
+                raise BadFrame("a message has more frames than any message of the protocol")
+            # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
+            source = str(parts[0].get("Peer-Address")).removeprefix("::ffff:")
+            return Received([part.bytes for part in parts], _sender(parts[0]), source)
+        return None
+
+    def close(self) -> None:
+        """Whoever waits is woken."""
+        if self._loop is not None and not self.socket.closed:
+            self._loop.remove_reader(self.socket.FD)
+        self.socket.close(linger=0)
+        self._stirred.set()
+
+
 class ControlSockets:
     """Membership messages on asyncio: tiny, rare, to addresses that may not answer. Owns the door as well."""
 
@@ -238,13 +284,12 @@ class ControlSockets:
         self._door = self._open_door(token)
         self._watch_door()
 
-    def _bind(self, port: int, keys: KeyPair | None, domain: str) -> zmq.asyncio.Socket:
-        # Not `from_socket`: closing a wrapped socket closes it twice, and the second time it may be another one.
-        pull = zmq.asyncio.Socket(self._context.sync, zmq.PULL)
+    def _bind(self, port: int, keys: KeyPair | None, domain: str) -> "_Inbox":
+        pull = self._context.sync.socket(zmq.PULL)
         self._context.bind(pull, self._host, port, keys=keys, domain=domain)
-        return pull
+        return _Inbox(pull)
 
-    def _open_door(self, token: bytes | None) -> zmq.asyncio.Socket:
+    def _open_door(self, token: bytes | None) -> "_Inbox":
         if token is not None and self._context.board is not None:
             self._door_keys = door_keys(token)
             self._context.at_door.replace([self._door_keys.public])
@@ -257,7 +302,7 @@ class ControlSockets:
         self._monitor.rcvhwm = 0
         failures = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
         place = f"inproc://door-{id(self._door)}"
-        self._door.monitor(place, failures | zmq.Event.HANDSHAKE_FAILED_AUTH)
+        self._door.socket.monitor(place, failures | zmq.Event.HANDSHAKE_FAILED_AUTH)
         self._monitor.connect(place)
 
     def refused(self) -> tuple[int, int]:
@@ -275,7 +320,7 @@ class ControlSockets:
         """A new cluster token: from now on the old one opens nothing."""
         self.refused()
         self._monitor.close(linger=0)
-        self._door.close(linger=0)
+        self._door.close()
         for place in [place for place in self._push if self._door_keys and place[2] == self._door_keys.public]:
             self._push.pop(place).close(linger=0)
         until = time.monotonic() + _REOPEN_S
@@ -293,39 +338,16 @@ class ControlSockets:
     async def receive_at_door(self) -> Received:
         """The next message of somebody who holds the cluster token. Raises BadFrame for one with too many frames."""
         while True:
-            door = self._door
-            try:
-                await door.poll()
-            except (asyncio.CancelledError, zmq.ZMQError):
-                # Closing a door wakes who waits at it: go on at the new one. A task that ends was told so itself.
-                task = asyncio.current_task()
-                if door is self._door or (task is not None and task.cancelling()):
-                    raise
-                continue
-            received = await self._receive(door)
+            received = await self._door.receive()
             if received is not None:
-                return received
+                return received  # None: that door was closed, and there is another one now
 
     async def receive(self) -> Received:
         """The next message of an admitted board. Raises BadFrame for one with too many frames."""
-        while True:
-            await self._control.poll()
-            received = await self._receive(self._control)
-            if received is not None:
-                return received
-
-    @staticmethod
-    async def _receive(socket: zmq.asyncio.Socket) -> Received | None:
-        """The message that was announced; None when it left with its connection, or its socket was closed."""
-        try:
-            parts = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError:
-            return None
-        if len(parts) >= _MAX_FRAMES:
-            raise BadFrame("a message has more frames than any message of the protocol")
-        # An IPv4 board that reaches a socket of both families is written as a mapped IPv6 address.
-        source = str(parts[0].get("Peer-Address")).removeprefix("::ffff:")
-        return Received([part.bytes for part in parts], _sender(parts[0]), source)
+        received = await self._control.receive()
+        if received is None:
+            raise Closed("the control socket is closed")
+        return received
 
     def knock(self, host: str, port: int, frames: list[bytes]) -> bool:
         """Hand a message to a board's door; False when its queue is full."""

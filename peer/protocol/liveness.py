@@ -56,7 +56,7 @@ class Liveness:
         self._pace = pace
         self._probing = Probing(pace=pace.probe, rng=rng, now=now)
         self._helping = Helping(patience_s=2 * pace.probe.verdict_s)
-        self._slowness = OwnSlowness()
+        self._slowness = OwnSlowness(ease_s=pace.probe.period_s)
         self._suspicions: dict[PeerId, Suspicion] = {}
         self._broken: set[PeerId] = set()
         self._wake_at: dict[PeerId, float] = {}  # a dead member is greeted, a joining or a flapping one is judged
@@ -118,7 +118,7 @@ class Liveness:
         target = self._roster.get(vouch.target)
         if target is None or self._probing.answered(vouch.target, vouch.sequence, now) is None:
             return []
-        self._slowness.punctual()
+        self._slowness.punctual(now)
         return self.greet(target, now)
 
     def pong(self, message: Pong, now: float) -> list[ControlEffect]:
@@ -133,7 +133,7 @@ class Liveness:
             return self._say.to(asker, vouch)
         rtt_s = self._probing.answered(peer, message.sequence, now)
         if rtt_s is not None:
-            self._slowness.punctual()
+            self._slowness.punctual(now)
             self._roster.update(peer, rtt_s=rtt_s)
             self._broken.discard(peer)
             if peer in self._suspicions:
@@ -262,6 +262,7 @@ class Liveness:
             return []  # one more would be another start; nobody honest comes here
         # A higher incarnation outranks the accusation everywhere.
         self._counters["refutations"] += 1
+        self._slowness.late()  # accused and alive: somebody waited for us in vain
         self._roster.update(me.peer, incarnation=Incarnation(rumour.about_incarnation + 1))
         news = self._say.news(self._roster.me, Status.ALIVE)
         effects = self._say.tell_all(news)
@@ -332,8 +333,11 @@ class Liveness:
             return effects + accusations if tell else effects
         effects = self.greet(member, now)
         if me.peer not in suspicion.accusers:
+            enough = len(suspicion.accusers) > MAX_CONFIRMATIONS
             suspicion.accusers.add(me.peer)
-            effects += self._say.tell_all(self._say.news(member, Status.SUSPECT))
+            if not enough:
+                # More would shorten nobody's wait, and of a large ring every board would tell every other.
+                effects += self._say.tell_all(self._say.news(member, Status.SUSPECT))
         return effects
 
     def _woken(self, peer: PeerId, now: float) -> list[ControlEffect]:

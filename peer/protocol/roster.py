@@ -64,7 +64,7 @@ class Roster:
         self._members[member.peer] = member
         if old is None or _facts(old) != _facts(member):
             self.revision += 1
-        if old is None or (old.public_key, old.status) != (member.public_key, member.status):
+        if old is None or _admission(old) != _admission(member):
             self.key_revision += 1
 
     def keys(self) -> frozenset[bytes]:
@@ -170,6 +170,11 @@ class Roster:
 def _facts(member: Member) -> tuple[object, ...]:
     """What others must be told of when it changes."""
     return member.status, member.incarnation, member.endpoint, member.models, member.name
+
+
+def _admission(member: Member) -> tuple[bytes, bool]:
+    """What decides whether its key is let in."""
+    return member.public_key, member.status is Status.REFUSED
 
 
 def oldest_gone(roster: Roster) -> PeerId | None:

@@ -47,10 +47,16 @@ class Suspicion:
 
 
 class OwnSlowness:
-    """Lifeguard's local health: how far this board's own timeouts are stretched."""
+    """Lifeguard's local health: how far this board's own timeouts are stretched.
 
-    def __init__(self) -> None:
+    It rises with every sign at once and falls by one step per `ease_s`, however many boards answer meanwhile: in a
+    large ring a busy board hears somebody all the time, and is late for the others all the same.
+    """
+
+    def __init__(self, *, ease_s: float) -> None:
         self._score = 0
+        self._ease_s = ease_s
+        self._eased_at = -math.inf
 
     @property
     def stretch(self) -> float:
@@ -58,8 +64,11 @@ class OwnSlowness:
         return 1.0 + self._score / 2
 
     def late(self) -> None:
-        """A timer of our own fired late, or several probes failed at once: we may be the slow one."""
+        """A timer of our own fired late, several probes failed at once, or we were accused: we may be the slow one."""
         self._score = min(MAX_SCORE, self._score + 1)
 
-    def punctual(self) -> None:
-        self._score = max(0, self._score - 1)
+    def punctual(self, now: float) -> None:
+        """A probe was answered in time."""
+        if now - self._eased_at >= self._ease_s:
+            self._eased_at = now
+            self._score = max(0, self._score - 1)

@@ -45,14 +45,18 @@ def test_a_suspicion_is_hurried_and_never_slowed() -> None:
 
 
 def test_own_slowness_stretches_within_bounds() -> None:
-    slowness = OwnSlowness()
-    slowness.punctual()
+    slowness = OwnSlowness(ease_s=0.5)
+    slowness.punctual(0.0)
     assert slowness.stretch == 1.0
     for _ in range(20):
         slowness.late()
     assert slowness.stretch == 1 + MAX_SCORE / 2
-    slowness.punctual()
+    slowness.punctual(1.0)
     assert slowness.stretch == 1 + (MAX_SCORE - 1) / 2
+    slowness.punctual(1.4)  # nineteen others answer as well
+    assert slowness.stretch == 1 + (MAX_SCORE - 1) / 2
+    slowness.punctual(1.5)
+    assert slowness.stretch == 1 + (MAX_SCORE - 2) / 2
 
 
 # Probes.
