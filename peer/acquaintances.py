@@ -61,7 +61,7 @@ class Acquaintances:
                 "incarnation": boot(member.incarnation) << REFUTATION_BITS,
             }
             for member in members
-            if any(member.public_key)
+            if any(member.public_key) and member.proven
         ]
         text = json.dumps(entries)
         if text == self._written:
@@ -107,4 +107,5 @@ def _member(entry: object) -> Member | None:
         incarnation=Incarnation(int(str(incarnation))),
         status=Status.DEAD,
         reason="known from an earlier run, not heard yet",
+        proven=True,
     )

@@ -1,10 +1,11 @@
 """Who is here: SWIM with Lifeguard's patience, admission through the door, and a view every board derives alike.
 
 Pure: `handle(event, now) -> effects`; randomness is injected. A board is listed after its own Hello, through the door
-(it holds the cluster token) or, when it was admitted before, under its own key. What others say about it is merged by
-the rule in `roster`. Life and death of a member:
+(it holds the cluster token) or, when it was admitted before, under its own key. The door proves no identity: a board is
+alive after a word under its own key, and of one that was heard under it a Hello at the door is no more than a hint.
+What others say about a board is merged by the rule in `roster`. Life and death of a member:
 
-    joining       its answer, or any message under its key                     -> alive
+    joining       any message under its key                                    -> alive
     alive         no Pong, and nobody vouches for it                           -> suspect, told to everybody
     suspect       its refutation with a higher incarnation, its Pong to us     -> alive
     suspect       Lifeguard's patience is over                                 -> dead, told to everybody
@@ -15,6 +16,7 @@ the rule in `roster`. Life and death of a member:
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import assert_never
 
 from peer.protocol.control_events import (
@@ -240,33 +242,46 @@ class Membership:
         if refusal is not None:
             self.counters[refusal] += 1
             return []
-        # An answer, or a word under its own key, proves that the board has let us in; a knock at our door does not.
-        both_ways = hello.answer or not event.door
+        if event.door and known is not None and known.proven:
+            return self._hinted(hello, event.source, known, now)
         again = known is not None and boot(known.incarnation) == boot(hello.incarnation)
         here = again and known is not None and known.status in _HERE and peer not in self._roster.strangers
         met = here and peer not in self._roster.joining
         self._make_room(peer, now)
-        if both_ways or met:
-            self._enter(hello, event.source, known if again else None, both_ways=both_ways, now=now)
-        else:
+        if event.door:
             if not here:
                 self._live.forget(peer)
                 self._live.wake_at(peer, now + self._pace.joining_s)
             self._roster.joining.add(peer)
-            self._roster.enter(hello, event.source, Status.SUSPECT, "joining", now)
+            self._roster.enter(hello, event.source, Status.SUSPECT, "joining", proven=False, now=now)
+        else:
+            self._enter(hello, event.source, known if again else None, now)
         member = self._roster.update(peer)  # as it is now
         self._dials.answered(Address(host=member.endpoint.host, port=member.endpoint.port), peer, now)
-        effects: list[ControlEffect] = [] if hello.answer else [self._answer(member, door=event.door)]
-        if not both_ways or met:
-            return effects
-        if event.door:
-            # It may have refused us before it knew us, and such a connection stays refused.
+        effects: list[ControlEffect] = []
+        if not met and (hello.answer or not event.door):
+            # It has let us in. It may have refused us before it knew us, and such a connection stays refused.
             effects.append(Redial(member=member))
-        return effects + self._welcome(member)
+        if not hello.answer:
+            effects.append(self._answer(member, door=event.door))
+        elif event.door:
+            # Under our own key: the proof that it waits for, and its answer will be the one that we do.
+            effects.append(SendControl(to=member, message=self._say.hello(answer=False)))
+        return effects if event.door or met else effects + self._welcome(member)
+
+    def _hinted(self, hello: Hello, source: str, known: Member, now: float) -> list[ControlEffect]:
+        """Somebody at the door gives the name of a board that we know. It has to say so under its own key."""
+        claimed = replace(known, endpoint=replace(hello.endpoint, host=hello.endpoint.host or source))
+        effects = [] if hello.answer else [self._answer(claimed, door=True)]
+        again = boot(hello.incarnation) == boot(known.incarnation) and claimed.endpoint == known.endpoint
+        if again and known.status in _HERE and known.peer not in self._roster.strangers:
+            self._dials.answered(Address(host=known.endpoint.host, port=known.endpoint.port), known.peer, now)
+            return effects
+        return effects + self._live.greet(claimed, now)
 
     def _refusal(self, hello: Hello, known: Member | None) -> str | None:
         """Why a Hello is not taken: the name of a counter; None when it is."""
-        if known is not None and hello.incarnation < known.incarnation:
+        if known is not None and known.proven and hello.incarnation < known.incarnation:
             return "old_incarnations"
         if known is not None and known.status is Status.LEFT and boot(hello.incarnation) == boot(known.incarnation):
             return "old_incarnations"
@@ -282,18 +297,17 @@ class Membership:
         self._dials.released(peer, now)
         self._roster.drop(peer)
 
-    def _enter(self, hello: Hello, source: str, known: Member | None, *, both_ways: bool, now: float) -> None:
-        """Write down a board that is here; `known` is its record of the same start, if there is one."""
+    def _enter(self, hello: Hello, source: str, known: Member | None, now: float) -> None:
+        """Write down a board that said under its own key that it is here; `known`: its record of the same start."""
         peer = hello.sender
         doubted = known is not None and known.status in (Status.DEAD, Status.SUSPECT)
         if known is not None and doubted and peer not in self._roster.joining:
-            self._roster.enter(hello, source, known.status, known.reason, now)
-            if both_ways:
-                self._roster.mark(peer, *self._live.revived(peer, now), now)
+            self._roster.enter(hello, source, known.status, known.reason, proven=True, now=now)
+            self._roster.mark(peer, *self._live.revived(peer, now), now)
             return
         self._roster.joining.discard(peer)
         self._live.forget(peer)
-        self._roster.enter(hello, source, *self._roster.standing(frozenset(hello.models)), now)
+        self._roster.enter(hello, source, *self._roster.standing(frozenset(hello.models)), proven=True, now=now)
 
     def _welcome(self, member: Member) -> list[ControlEffect]:
         """What somebody who has just come needs: a first ping, the other boards' doors, what was decreed meanwhile."""
@@ -306,6 +320,8 @@ class Membership:
 
     def _joined(self, member: Member, now: float) -> list[ControlEffect]:
         """The first message under its own key: it has let us in, both directions work."""
+        if not member.proven:
+            member = self._roster.update(member.peer, proven=True)
         if member.peer not in self._roster.joining:
             return []
         self._roster.joining.discard(member.peer)

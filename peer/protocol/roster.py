@@ -33,7 +33,7 @@ class Roster:
         self._members: dict[PeerId, Member] = {me.peer: replace(me, since_s=now)}
         self.revision = 0  # grows when something changes that others must be told of
         self.key_revision = 0  # grows when other keys are admitted
-        self.joining: set[PeerId] = set()  # said Hello at our door; not yet known to have let us in
+        self.joining: set[PeerId] = set()  # said Hello at our door; not yet heard under its own key
         self.strangers: set[PeerId] = set()  # speak another version: listed, never talked to
 
     def __len__(self) -> int:
@@ -91,8 +91,8 @@ class Roster:
         self._put(replace(member, status=Status.DEAD, since_s=now))
         return True
 
-    def enter(self, hello: Hello, source: str, status: Status, reason: str, now: float) -> None:
-        """A board's own word about itself. The caller has checked incarnation and room."""
+    def enter(self, hello: Hello, source: str, status: Status, reason: str, *, proven: bool, now: float) -> None:
+        """A board's word about itself, `proven` under its own key. The caller has checked incarnation and room."""
         known = self._members.get(hello.sender)
         same = known is not None and known.status is status
         self.strangers.discard(hello.sender)
@@ -109,6 +109,7 @@ class Roster:
                 rtt_s=known.rtt_s if known else None,
                 speed=known.speed if known else None,
                 since_s=known.since_s if known is not None and same else now,
+                proven=proven,
             )
         )
 
@@ -128,6 +129,7 @@ class Roster:
                 status=Status.INCOMPATIBLE,
                 reason=f"speaks protocol {message.version}; install the same release of tokenring on both boards",
                 since_s=known.since_s if known is not None and keep else now,
+                proven=known is not None and known.proven,
             )
         )
 

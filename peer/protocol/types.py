@@ -112,6 +112,7 @@ class Member:
     rtt_s: float | None = None
     speed: float | None = None  # content-token blocks per second of compute, measured by that board
     since_s: float = 0.0  # local monotonic time of the last change of status
+    proven: bool = False  # heard under its own key, now or in an earlier run; a door proves only the token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,10 +149,10 @@ class FetchNetwork:
             at = serving.deadline()
             if at is not None:
                 deadlines.append((at, f"serve {index}"))
-        if not deadlines:
+        at, what = min(deadlines, default=(end, ""))
+        if at >= end:
             self.now = end
             return
-        at, what = min(deadlines)
         self.now = max(self.now, at)
         if what == "arrival":
             self._arrive(heapq.heappop(self._heap)[2])

@@ -150,7 +150,7 @@ def ring_of(*others: int, lock: Lock | None = None) -> Membership:
     """A machine that holds `others` alive."""
     one = machine(lock=lock)
     for index in others:
-        hear(one, hello(index, answer=True), door=True)
+        hear(one, hello(index, answer=True))
         assert status(one, index) is ALIVE
     return one
 
@@ -177,11 +177,49 @@ def test_a_knock_is_answered_at_the_knockers_door_and_nothing_else_is_said_befor
     assert one.view().members[peer(2)].speed == 2.0
 
 
-def test_an_answer_at_our_door_is_a_member_and_is_pinged_over_a_fresh_connection() -> None:
+def test_an_answer_at_our_door_is_greeted_over_a_fresh_connection_and_a_member_after_a_word_under_its_key() -> None:
     one = machine()
     effects = hear(one, hello(2, answer=True), door=True)
     assert [type(e) for e in effects] == [Admit, Redial, SendControl, Publish]
+    assert messages(effects, Hello) == [hello(1, host="h1")]
+    assert status(one, 2) is SUSPECT  # whoever holds the token can answer in any name
+    effects = hear(one, hello(2, answer=True))
+    assert [type(e) for e in effects if not isinstance(e, Publish)] == [Redial, SendControl]
     assert status(one, 2) is ALIVE
+
+
+@pytest.mark.parametrize("answer", [False, True])
+@pytest.mark.parametrize("change", [{"incarnation": BOOT + (5 << 16)}, {"host": "elsewhere"}])
+def test_a_greeting_at_the_door_in_a_members_name_changes_nothing_until_it_says_so_under_its_key(
+    change: dict[str, object], answer: bool
+) -> None:
+    one = ring_of(2)
+    before = one.view().members[peer(2)]
+    forged = hello(2, answer=answer, **change)  # type: ignore[arg-type]  # fields of hello
+    effects = hear(one, forged, 1.0, door=True)
+    assert one.view().members[peer(2)] == before
+    sent = [e for e in effects if isinstance(e, SendControl)]
+    assert [(type(e.message), e.to.endpoint.host, e.to.public_key) for e in sent] == [
+        (Hello, change.get("host", "h2"), key(2))
+    ]
+    assert sum(isinstance(e, Knock) for e in effects) == (not answer)
+    assert not messages(hear(one, forged, 1.1, door=True), Ping)
+    assert not [e for e in hear(one, forged, 1.15, door=True) if isinstance(e, SendControl | Redial)]  # not every time
+    hear(one, replace(forged, answer=True), 1.2)
+    now = one.view().members[peer(2)]
+    assert (now.incarnation, now.endpoint.host) == (forged.incarnation, change.get("host", "h2"))
+    assert now.status is ALIVE
+
+
+def test_a_greeting_in_the_name_of_a_board_not_met_yet_does_not_lock_it_out() -> None:
+    one = machine()
+    hear(one, hello(2, incarnation=BOOT + (9 << 16), host="elsewhere"), door=True)
+    hear(one, hello(2), 0.1, door=True)
+    assert one.view().members[peer(2)].endpoint.host == "h2"
+    hear(one, hello(2, incarnation=BOOT + (9 << 16), host="elsewhere"), 0.2, door=True)
+    hear(one, hello(2), 0.3)
+    assert status(one, 2) is ALIVE
+    assert one.view().members[peer(2)].endpoint.host == "h2"
 
 
 def test_who_knocks_and_never_answers_is_dead_after_a_while_and_tried_again() -> None:
@@ -193,13 +231,13 @@ def test_who_knocks_and_never_answers_is_dead_after_a_while_and_tried_again() ->
     effects = tick(one, PACE.joining_s + PACE.regreet_s + 0.01)
     assert [type(e) for e in effects if not isinstance(e, Publish)] == [Redial, SendControl, Knock]
     hear(one, hello(2), 7.0, door=True)
-    hear(one, hello(2, answer=True), 7.1, door=True)
+    hear(one, hello(2, answer=True), 7.1)
     assert status(one, 2) is ALIVE
 
 
 def test_who_comes_gets_the_other_doors_and_the_token() -> None:
     one = ring_of(2, 3, lock=Lock(token=bytes(32), generation=1))
-    effects = hear(one, hello(4, answer=True), door=True)
+    effects = hear(one, hello(4, answer=True))
     (peers,) = messages(effects, Peers)
     assert isinstance(peers, Peers)
     assert {a.host for a in peers.addresses} == {"h2", "h3"}
@@ -228,12 +266,11 @@ def test_long_dead_boards_are_greeted_less_often() -> None:
 
 def test_another_start_replaces_the_one_before_and_a_late_packet_does_not() -> None:
     one = ring_of(2)
-    hear(one, hello(2, incarnation=4 << 16), door=True)
-    assert status(one, 2) is SUSPECT
-    hear(one, ping(2, 4 << 16))
+    assert messages(hear(one, ping(2, 4 << 16)), Hello)  # not known as it is now: asked to introduce itself
+    hear(one, hello(2, incarnation=4 << 16))
     assert status(one, 2) is ALIVE
     assert hear(one, hello(2)) == []
-    assert one.counters == {"old_incarnations": 1}
+    assert one.counters == {"unknown_senders": 1, "old_incarnations": 1}
     assert one.view().members[peer(2)].incarnation == 4 << 16
 
 
@@ -726,7 +763,7 @@ def test_lists_are_bounded_and_who_is_gone_for_longest_makes_room() -> None:
     assert one.counters["members_refused"] == 51
     for index in (12, 11):
         hear(one, Goodbye(sender=peer(index), incarnation=Incarnation(BOOT)), float(20 - index))
-    hear(one, hello(900, answer=True), 30.0, door=True)
+    hear(one, hello(900, answer=True), 30.0)
     assert (status(one, 12), status(one, 11), status(one, 900)) == (None, LEFT, ALIVE)
     for index in range(2000, 3100):
         one.handle(RemovalRequested(peer=peer(index), revoked=True), 0.0)
