@@ -6,7 +6,6 @@ reason to stop serving.
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from peer.protocol.types import (
     boot,
     peer_id,
 )
+from peer.state_file import replace_private
 
 _log = logging.getLogger(__name__)
 _FILE = "peers.json"
@@ -66,15 +66,8 @@ class Acquaintances:
         text = json.dumps(entries)
         if text == self._written:
             return
-        fresh = self._path.with_suffix(".new")
         try:
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            replace_private(self._path, text)
         except OSError as problem:
             if not self._complained:
                 _log.warning("%s cannot be written (%s); boards are found anew after a restart", self._path, problem)

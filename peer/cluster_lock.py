@@ -7,13 +7,13 @@ given one that it replaces: when a person puts another token into the given file
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 from peer.cluster_token import TOKEN_BYTES, read_token
 from peer.config import PeerdConfig
 from peer.errors import ConfigError
 from peer.protocol.types import Lock
+from peer.state_file import replace_private
 
 _log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -37,17 +37,10 @@ def read_lock(config: PeerdConfig) -> Lock | None:
 def write_lock(config: PeerdConfig, lock: Lock) -> None:
     """Keep a rotated token; where that fails the rotation holds until the next start, and a line says so."""
     path = config.state_dir / _FILE
-    fresh = path.with_suffix(".new")
     try:
         given = read_token(config.token_file) if config.token_file is not None else b""
         entry = {"replaces": _fingerprint(given), "token": lock.token.hex(), "generation": lock.generation}
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            json.dump(entry, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        replace_private(path, json.dumps(entry))
     except (OSError, ConfigError) as problem:
         _log.warning("the new cluster token cannot be kept (%s); give it to this board again after a restart", problem)
 

@@ -15,6 +15,7 @@ from peer.protocol.control_events import (
     ControlEffect,
     ControlEvent,
     ControlReceived,
+    KeepRevoked,
     Knock,
     Publish,
     Redial,
@@ -23,7 +24,7 @@ from peer.protocol.control_events import (
 )
 from peer.protocol.membership import Membership
 from peer.protocol.messages import ControlMessage
-from peer.protocol.types import Lock, View
+from peer.protocol.types import Lock, PeerId, View
 from peer.zmq_transport import ControlSockets, Received
 
 _log = logging.getLogger(__name__)
@@ -39,14 +40,19 @@ class ControlPlane:
         machine: Membership,
         on_view: Callable[[View], None],
         on_lock: Callable[[Lock], None],
+        on_revoked: Callable[[tuple[PeerId, ...]], None],
         stuck_s: Callable[[], float],
     ) -> None:
-        """`on_lock` writes down a new cluster token; `stuck_s` tells how long the worker has been in its step."""
+        """`on_lock` and `on_revoked` write down a new cluster token and who is shut out.
+
+        `stuck_s` tells how long the worker has been in its step.
+        """
         self.counters: Counter[str] = Counter()
         self._sockets = sockets
         self._machine = machine
         self._on_view = on_view
         self._on_lock = on_lock
+        self._on_revoked = on_revoked
         self._stuck_s = stuck_s
         self._moved = asyncio.Event()
         sockets.admit(machine.admitted())
@@ -120,6 +126,8 @@ class ControlPlane:
             case AdoptToken(lock=lock):
                 self._on_lock(lock)
                 self._sockets.change_lock(lock.token)
+            case KeepRevoked(peers=peers):
+                self._on_revoked(peers)
             case Publish(view=view):
                 self._on_view(view)
             case _ as never:

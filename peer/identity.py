@@ -8,11 +8,11 @@ two boards with one identity, so there the key is made anew.
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from peer.protocol.types import PUBLIC_KEY_BYTES, REFUTATION_BITS, Incarnation, PeerId, peer_id
+from peer.state_file import replace_private
 from peer.zmq_transport import KeyPair, key_pair_of, new_key_pair
 
 _log = logging.getLogger(__name__)
@@ -97,11 +97,5 @@ def _read(path: Path) -> _Stored | None:
 
 def _write(path: Path, stored: _Stored) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        json.dump({"secret": stored.secret.hex(), "machine": stored.machine, "starts": stored.starts}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    entry = {"secret": stored.secret.hex(), "machine": stored.machine, "starts": stored.starts}
+    replace_private(path, json.dumps(entry))

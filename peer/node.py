@@ -50,6 +50,7 @@ from peer.reports import (
     StatusReport,
     VerifyReport,
 )
+from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
 from peer.worker import Worker
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
@@ -179,6 +180,7 @@ class Node:
             seeds=seeds,
             remembered=self._acquaintances.read(),
             lock=self._lock,
+            revoked=read_revoked(self._config.state_dir),
             pace=Pace(),
             rng=random.Random(),
             now=now,
@@ -188,6 +190,7 @@ class Node:
             machine=membership,
             on_view=self._on_view,
             on_lock=self._on_lock,
+            on_revoked=lambda peers: write_revoked(self._config.state_dir, peers),
             stuck_s=lambda: self._plane.stuck_s(),  # noqa: PLW0108 - the data plane is built after this
         )
         self._worker = Worker(self._catalog)

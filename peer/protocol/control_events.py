@@ -100,6 +100,13 @@ class AdoptToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRevoked:
+    """The boards that are shut out for good, all of them, the oldest first: write them down."""
+
+    peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """The view changed in a way that others must know."""
 
@@ -109,4 +116,4 @@ class Publish:
 ControlEvent = (
     ControlReceived | Sighted | LinkBroke | TimerDue | LeaveRequested | RemovalRequested | TokenChanged | ModelsHeld
 )
-ControlEffect = SendControl | Knock | Redial | Admit | AdoptToken | Publish
+ControlEffect = SendControl | Knock | Redial | Admit | AdoptToken | KeepRevoked | Publish

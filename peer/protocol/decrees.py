@@ -17,11 +17,11 @@ _REPEATED = 2  # newest revocations that are repeated at a time, and as many oth
 class Decrees:
     """The token in force and the revoked keys of one board. Bounded."""
 
-    def __init__(self, *, lock: Lock | None, speaker: Speaker, rng: Chance) -> None:
+    def __init__(self, *, lock: Lock | None, revoked: tuple[PeerId, ...] = (), speaker: Speaker, rng: Chance) -> None:
         self._lock = lock
         self._say = speaker
         self._rng = rng
-        self._revoked: dict[PeerId, None] = {}
+        self._revoked: dict[PeerId, None] = dict.fromkeys(revoked[-MAX_REVOKED:])
 
     def change_token(self, token: bytes) -> list[ControlEffect]:
         """A person gave this board another token: the whole cluster is to have it."""
@@ -38,6 +38,10 @@ class Decrees:
     def _adopt(self, lock: Lock, but: PeerId | None) -> list[ControlEffect]:
         self._lock = lock
         return [AdoptToken(lock=lock), *self._say.tell_all(self._say.token(lock), but=but)]
+
+    def revoked(self) -> tuple[PeerId, ...]:
+        """Who is refused for good, the oldest first."""
+        return tuple(self._revoked)
 
     def is_revoked(self, peer: PeerId) -> bool:
         return peer in self._revoked

@@ -24,6 +24,7 @@ from peer.protocol.control_events import (
     ControlEffect,
     ControlEvent,
     ControlReceived,
+    KeepRevoked,
     Knock,
     LeaveRequested,
     LinkBroke,
@@ -71,6 +72,7 @@ class Membership:
         seeds: tuple[Address, ...],
         remembered: tuple[Member, ...] = (),
         lock: Lock | None = None,
+        revoked: tuple[PeerId, ...] = (),
         pace: Pace,
         rng: Chance,
         now: float,
@@ -84,14 +86,14 @@ class Membership:
         self._live = Liveness(
             roster=self._roster, speaker=self._say, pace=pace, rng=rng, counters=self.counters, now=now
         )
-        self._decrees = Decrees(lock=lock, speaker=self._say, rng=rng)
+        self._decrees = Decrees(lock=lock, revoked=revoked, speaker=self._say, rng=rng)
         self._left = False
         self._gained = False  # models since the start: a Hello that told of them may have been lost
         self._sync_at = now + pace.sync_s * rng.uniform(0.5, 1.0)
         own = Address(host=me.endpoint.host, port=me.endpoint.port)
         self._dials = Dials(own=own, seeds=seeds, first_s=pace.hello_first_s, last_s=pace.hello_last_s, now=now)
         for member in remembered:
-            if self._roster.remember(member, now):
+            if not self._decrees.is_revoked(member.peer) and self._roster.remember(member, now):
                 self._live.wake_at(member.peer, now)
 
     def view(self) -> View:
@@ -367,10 +369,11 @@ class Membership:
             return []  # it came back meanwhile, and nobody wants its key refused
         if member is not None:
             self._drop(peer, now)
+        effects: list[ControlEffect] = [KeepRevoked(peers=self._decrees.revoked())] if news else []
         if asked_by is None or news:
             # Passed on by whoever hears it first: a revocation that one board missed would be none.
-            return self._say.tell_all(self._say.removed(peer, revoked=revoked), but=asked_by)
-        return []
+            effects += self._say.tell_all(self._say.removed(peer, revoked=revoked), but=asked_by)
+        return effects
 
     def _stranger(self, message: Stranger, *, door: bool, now: float) -> list[ControlEffect]:
         peer, known = message.sender, self._roster.get(message.sender)

@@ -18,6 +18,7 @@ from peer.protocol.control_events import (
     AdoptToken,
     ControlEvent,
     ControlReceived,
+    KeepRevoked,
     Knock,
     LeaveRequested,
     LinkBroke,
@@ -93,6 +94,7 @@ class Board:
         self.version = wire.PROTOCOL_VERSION
         self.models = frozenset({MODEL})
         self.lock: Lock | None = None
+        self.revoked: tuple[PeerId, ...] = ()
         self.remembered: tuple[Member, ...] = ()
         self.seeds: tuple[Address, ...] = ()
         self.machine: Membership
@@ -177,6 +179,7 @@ class Lan:
                 seeds=board.seeds,
                 remembered=() if forgetful else board.remembered,
                 lock=board.lock,
+                revoked=board.revoked,
                 pace=self.pace,
                 rng=Random(self.random.random()),
                 now=self.now,
@@ -323,6 +326,8 @@ class Lan:
                     board.admitted = keys
                 case AdoptToken(lock=lock):
                     board.lock = lock
+                case KeepRevoked(peers=peers):
+                    board.revoked = peers
                 case Publish(view=view):
                     self._published(board, view)
         self._arm(board)

@@ -10,6 +10,7 @@ from peer.protocol.control_events import (
     AdoptToken,
     ControlEffect,
     ControlReceived,
+    KeepRevoked,
     Knock,
     LeaveRequested,
     LinkBroke,
@@ -728,6 +729,18 @@ def test_what_was_decreed_is_repeated() -> None:
             hear(one, pong_of(sent), now)
     assert messages(effects, TokenRotated)
     assert messages(effects, Removed)
+
+
+def test_a_revoked_board_stays_revoked_after_a_restart() -> None:
+    one = ring_of(2, 3)
+    (kept,) = [e for e in one.handle(RemovalRequested(peer=peer(3), revoked=True), 0.0) if isinstance(e, KeepRevoked)]
+    assert kept.peers == (peer(3),)
+    known = tuple(replace(one.view().members[peer(2)], peer=peer(i), public_key=key(i), status=DEAD) for i in (2, 3))
+    again = Membership(me=board(1), seeds=(), remembered=known, revoked=kept.peers, pace=PACE, rng=Random(1), now=0.0)
+    assert again.admitted() == {key(2)}
+    hear(again, hello(3), door=True)
+    assert status(again, 3) is None
+    assert again.counters["revoked_boards"] == 1
 
 
 @pytest.mark.parametrize("revoked", [False, True])
