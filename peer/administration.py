@@ -23,6 +23,7 @@ from peer.reports import ExaminationReport, ForgetQuery, JoinQuery, RotationRepo
 
 _HERE = (Status.ALIVE, Status.SUSPECT)
 _SEED_PATIENCE_S = 1.0
+_MIN_PREFIX = 4  # digits of an id: fewer are easily a slip of the finger
 _MAX_LISTED = 8
 
 
@@ -180,15 +181,17 @@ class Administration:
     def _named(self, who: str) -> Member:
         """The board of that id, beginning of an id, or name."""
         view, others = self._membership.view(), self._others()
+        me = view.members[view.self_id]
         exact = [member for member in others if who in (member.peer, member.name)]
-        matching = exact or [member for member in others if who and member.peer.startswith(who.lower())]
+        if not exact and who in (me.peer, me.name):
+            # Before beginnings of ids: the name "a" is also how every sixteenth id begins.
+            raise Refused(f"{who} is this board itself; run peerctl leave, or forget it from another board")
+        begins = [member for member in others if len(who) >= _MIN_PREFIX and member.peer.startswith(who.lower())]
+        matching = exact or begins
         if len(matching) == 1:
             return matching[0]
         if matching:
             raise Refused(f"{who!r} fits {_names(matching)}; give more of the id")
-        me = view.members[view.self_id]
-        if who in (me.peer, me.name):
-            raise Refused(f"{who} is this board itself; run peerctl leave, or forget it from another board")
         known = f"known are {_names(others)}" if others else "this board knows no other"
         raise Refused(f"no board {who[:80]!r}; {known}")
 
