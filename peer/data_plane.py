@@ -224,5 +224,5 @@ class DataPlane(threading.Thread):
             if member.status in (Status.ALIVE, Status.SUSPECT):
                 place = member.endpoint
                 self._sockets.connect(member.peer, place.host, place.data_port, member.public_key)
-            else:
+            elif member.status is not Status.LEFT:  # who leaves hears the end of what it has begun
                 self._sockets.disconnect(member.peer)

@@ -84,6 +84,7 @@ class Inference:
             deadline_at=deadline_at,
             rows=b"".join(rows),
             file=bytes(images[0]) if len(images) == 1 else None,
+            allow_degraded=query.allow_degraded,
         )
         answer = await self._answer(submission)
         latency_s = time.monotonic() - started_at
@@ -165,7 +166,7 @@ class Inference:
                     predicted_ms=None,
                     rounds=answer.rounds,
                     attempts=answer.attempts,
-                    degraded=False,
+                    degraded=answer.degraded,
                     lost=answer.lost,
                     payload_bytes=sum(b.traffic.payload_bytes for b in answer.boards),
                     wire_bytes=sum(b.traffic.wire_bytes for b in answer.boards),

@@ -33,11 +33,13 @@ from peer.protocol.events import (
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
 from peer.protocol.participant import Participant
 from peer.protocol.participant import Phase as ParticipantPhase
+from peer.protocol.patience import Patience
 from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View, boot
 
 Move = Callable[[Participant], list[Effect]]
 Decision = Callable[[Coordinator], list[Effect]]
-_USABLE = (Status.ALIVE, Status.SUSPECT)  # the states in which the daemon keeps a link
+# The states in which the daemon keeps a link; a board that said goodbye finishes what it has begun.
+_USABLE = (Status.ALIVE, Status.SUSPECT, Status.LEFT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,6 @@ class RequestLimits:
     early_bytes: int = 32 * 1024 * 1024  # what their bodies may take together
     early_s: float = 2.0
     remembered: int = 1024  # attempts that are over, so that their late messages are dropped unseen
-    round_timeout_s: float = 5.0
 
 
 class Requests:
@@ -61,6 +62,7 @@ class Requests:
         self.counters: Counter[str] = Counter()
         self._models = dict(models)
         self._limits = limits
+        self._patience = Patience()
         self._coordinators: dict[RequestId, Coordinator] = {}
         self._participants: dict[AttemptKey, Participant] = {}
         self._early: OrderedDict[AttemptKey, tuple[float, list[tuple[Codes, PeerId | None]]]] = OrderedDict()
@@ -107,6 +109,7 @@ class Requests:
                 effects = [effect for peer in gone for effect in self._lost(peer, now)]
             case ModelsChanged(models=models):
                 self._models = dict(models)
+                self._patience.keep(frozenset(models))
                 effects = []
             case TimerDue():
                 effects = self._each_coordinator(lambda c: c.timer(self.view, now))
@@ -141,9 +144,7 @@ class Requests:
         if len(self._coordinators) >= self._limits.coordinated:
             error = Refused(f"busy with {len(self._coordinators)} requests; try again in a moment")
             return [Deliver(request=submission.request, result=error)]
-        coordinator = Coordinator(
-            submission=submission, facts=facts, now=now, round_timeout_s=self._limits.round_timeout_s
-        )
+        coordinator = Coordinator(submission=submission, facts=facts, patience=self._patience, now=now)
         self._coordinators[submission.request] = coordinator
         return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
 
@@ -230,7 +231,6 @@ class Requests:
             me=me,
             facts=self._models[assign.model],
             now=now,
-            round_timeout_s=self._limits.round_timeout_s,
         )
         effects += self._participant(key, lambda p: p.begin())
         _, early = self._early.pop(key, (0.0, []))
@@ -301,12 +301,16 @@ class Requests:
         return effects
 
     def _gone(self, view: View) -> list[PeerId]:
-        """Boards that could take part before, and cannot in `view`, or not as the one that held their shards."""
+        """Boards that could take part before, and cannot in `view`, or not as the one that held their shards.
+
+        A suspect is among them: its requests go on without it at once, and if it was wronged it has lost one share.
+        """
         gone = []
         for peer, old in self.view.members.items():
             new = view.members.get(peer)
             usable = new is not None and new.status in _USABLE and boot(new.incarnation) == boot(old.incarnation)
-            if old.status in _USABLE and not usable and peer != view.self_id:
+            doubted = usable and new is not None and new.status is Status.SUSPECT and old.status is not Status.SUSPECT
+            if old.status in _USABLE and (doubted or not usable) and peer != view.self_id:
                 gone.append(peer)
         return sorted(gone)
 
@@ -315,7 +319,7 @@ class Requests:
         if peer == self.view.self_id:
             return []  # messages to oneself take no link
         effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
-        return effects + self._each_participant(lambda p: p.peer_lost(peer))
+        return effects + self._each_participant(lambda p: p.peer_lost(peer, now))
 
     def _each_participant(self, move: Move) -> list[Effect]:
         return [effect for key in list(self._participants) for effect in self._participant(key, move)]

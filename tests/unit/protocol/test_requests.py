@@ -255,7 +255,7 @@ def test_a_busy_board_that_is_asked_itself_ends_with_a_word() -> None:
     "after",
     [
         changed(view(3, 1), 2, status=Status.DEAD),
-        changed(view(3, 1), 2, status=Status.LEFT),
+        changed(view(3, 1), 2, status=Status.SUSPECT),
         changed(view(3, 1), 2, incarnation=2),
         view(2, 1),
     ],
@@ -271,10 +271,19 @@ def test_a_board_that_the_view_loses_ends_the_attempt(after: object) -> None:
     assert handle(requests, ViewChanged(view=after)) == []  # type: ignore[arg-type]
 
 
-def test_suspicion_alone_ends_nothing() -> None:
+def test_a_board_that_leaves_finishes_what_it_has_begun() -> None:
     requests = machine()
     handle(requests, assign(3))
-    assert handle(requests, ViewChanged(view=changed(view(3, 1), 2, status=Status.SUSPECT))) == []
+    assert handle(requests, ViewChanged(view=changed(view(3, 1), 2, status=Status.LEFT))) == []
+    assert names(handle(requests, PeerLost(peer=peer(2)))) == ["Failed", "Forget"]
+
+
+def test_who_was_suspected_before_and_still_is_ends_nothing() -> None:
+    requests = machine()
+    suspected = changed(view(3, 1), 2, status=Status.SUSPECT)
+    handle(requests, ViewChanged(view=suspected))
+    handle(requests, assign(3))
+    assert handle(requests, ViewChanged(view=suspected)) == []
 
 
 def test_a_request_alone_from_start_to_end() -> None:
