@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import overload
 
 _CLONE_NEWNET = 0x40000000
+_BPF_RANDOM = (1 << 32) - 0x1000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+_TC_ACT_OK, _TC_ACT_SHOT = 0, 2
 _UNSHARE = ("unshare", "--net", "--mount", "--uts")
 # Waits for the end of its input, that is of this process, and then kills whatever shares its network.
 _HOLDER = """
@@ -178,6 +180,16 @@ class Lan(Sequence[Board]):
         """Pass no multicast packet on, or pass them again. Broadcasts pass, so IPv4 works on and IPv6 does not."""
         state = "off" if blocked else "on"
         self._switch.ip(*(f"link set {port} type bridge_slave mcast_flood {state}" for port in self._ports()))
+
+    def lose(self, share: float) -> None:
+        """Drop this share of all packets, of each board on its way into the switch; 0 passes all of them again."""
+        # Classic BPF, since few kernels hold netem: ld #rand; jge #share, pass, drop; pass: ret OK; drop: ret SHOT
+        program = f"4,32 0 0 {_BPF_RANDOM},53 0 1 {int(share * (1 << 32))},6 0 0 {_TC_ACT_OK},6 0 0 {_TC_ACT_SHOT}"
+        for port in self._ports():
+            self._switch.run("tc", "qdisc", "del", "dev", port, "clsact", check=False)
+            if share:
+                self._switch.run("tc", "qdisc", "add", "dev", port, "clsact")
+                self._switch.run("tc", "filter", "add", "dev", port, "ingress", "bpf", "da", "bytecode", program)
 
     def split(self, *groups: Iterable[int]) -> None:
         """Boards hear only boards of their own group; `heal` joins them again."""
