@@ -2,8 +2,8 @@
 
     python -P tests/faults/pyre_node.py NAME
 
-Without -P the module beside this one would be taken for it. Run by `tests.faults.pyre` inside a board's namespace, with the Python of an environment of its own: the product does
-not depend on it.
+Run by `tests.faults.pyre` inside a board's namespace, with the Python of an environment of its own: the product does
+not depend on it. Without -P the module beside this one would be taken for it.
 """
 
 import sys

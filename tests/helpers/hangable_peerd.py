@@ -13,7 +13,7 @@ from peer.cli_peerd import main
 from peer.protocol.roster import Roster
 from peer.protocol.types import Member
 
-_put = Roster._put  # noqa: SLF001 - the one place where a member's record is replaced
+_put = Roster._put
 
 
 def _tell_and_put(roster: Roster, member: Member) -> None:
@@ -23,6 +23,6 @@ def _tell_and_put(roster: Roster, member: Member) -> None:
     _put(roster, member)
 
 
-Roster._put = _tell_and_put  # type: ignore[method-assign]  # noqa: SLF001
+Roster._put = _tell_and_put  # type: ignore[method-assign]
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
 sys.exit(main(sys.argv[1:]))
