@@ -98,7 +98,7 @@ class ControlPlane:
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                     await self._moved.wait()
             except TimeoutError:
-                self.handle(TimerDue())
+                self.handle(TimerDue(unread=self._sockets.unread()))
 
     def handle(self, event: ControlEvent) -> None:
         """Hand an event to the machine and perform its effects."""

@@ -10,6 +10,7 @@ with an I/O thread of their own, so that encrypting them delays no tensor. A mis
 import asyncio
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -237,6 +238,18 @@ class _Inbox:
         self._stirred = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_a_row = 0
+        self._ahead: deque[list[zmq.Frame]] = deque()  # read by `waiting`, not handed out yet
+
+    def waiting(self) -> int:
+        """How many messages have come and were not received yet, counted up to a burst."""
+        while len(self._ahead) < _AT_ONCE and not self.socket.closed:
+            try:
+                self._ahead.append(self.socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            except zmq.Again:
+                break
+        if self._ahead:
+            self._stirred.set()  # the look took the descriptor's word that there is something
+        return len(self._ahead)
 
     async def receive(self) -> Received | None:
         """The next message; None once the socket is closed. Raises BadFrame for one with too many frames."""
@@ -251,7 +264,7 @@ class _Inbox:
             # Before the look at the socket: its descriptor tells of each change once.
             self._stirred.clear()
             try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                parts = self._ahead.popleft() if self._ahead else self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._in_a_row = 0
                 await self._stirred.wait()
@@ -350,6 +363,10 @@ class ControlSockets:
         if received is None:
             raise Closed("the control socket is closed")
         return received
+
+    def unread(self) -> int:
+        """Messages of admitted boards that have come and were not received yet, counted up to a burst."""
+        return self._control.waiting()
 
     def knock(self, host: str, port: int, frames: list[bytes]) -> bool:
         """Hand a message to a board's door; False when its queue is full."""

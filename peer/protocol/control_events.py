@@ -32,7 +32,9 @@ class LinkBroke:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimerDue:
-    pass
+    """The time that `deadline` named has come."""
+
+    unread: int = 0  # messages of members that have come and were not handled yet, as far as they were counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class Pace:
     sync_s: float = 10.0  # to one member at random: what it may have missed
     stranger_s: float = 60.0  # a board of another version that was not heard for so long is gone
     late_s: float = 0.25  # a timer of our own that fires later than this says that we are slow
+    behind: int = 8  # so do more messages than these that we have not got round to reading
     stuck_s: float = 10.0  # a worker in one step for longer does not count as alive
     outage_s: float = 1.0  # a suspicion shorter than this is no coming and going
     flap_window_s: float = 60.0
@@ -56,6 +57,7 @@ class Liveness:
         self._pace = pace
         self._probing = Probing(pace=pace.probe, rng=rng, now=now)
         self._helping = Helping(patience_s=2 * pace.probe.verdict_s)
+        self._looked_at = now
         self._slowness = OwnSlowness(ease_s=pace.probe.period_s)
         self._suspicions: dict[PeerId, Suspicion] = {}
         self._broken: set[PeerId] = set()
@@ -86,10 +88,16 @@ class Liveness:
         self._revivals.pop(peer, None)
         self._held_until.pop(peer, None)
 
-    def timer(self, now: float, *, late_s: float) -> list[ControlEffect]:
+    def timer(self, now: float, *, late_s: float, unread: int) -> list[ControlEffect]:
         """Probes, verdicts and greetings that are due; `late_s`: how late this timer fired."""
-        if late_s > self._pace.late_s:
-            # We slept. What we did not hear meanwhile says nothing about the others.
+        behind = unread > self._pace.behind
+        if behind:
+            self._counters["behind"] += 1
+            late_s = max(late_s, now - self._looked_at)
+        self._looked_at = now
+        if behind or late_s > self._pace.late_s:
+            # We slept, or have not read what was said. What we did not hear meanwhile says nothing about the others.
+            # A busy ring that judges all the same accuses, refutes and confirms itself into more work, without an end.
             self._slowness.late()
             self._probing.restart(now, stretch=self._slowness.stretch)
             for suspicion in self._suspicions.values():

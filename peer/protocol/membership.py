@@ -151,8 +151,8 @@ class Membership:
                 return []
             case LinkBroke(peer=peer):
                 return self._live.link_broke(peer, now)
-            case TimerDue():
-                return self._timer(now)
+            case TimerDue(unread=unread):
+                return self._timer(unread, now)
             case LeaveRequested():
                 return self._leave()
             case RemovalRequested():
@@ -339,12 +339,12 @@ class Membership:
         pong = Pong(sender=me.peer, incarnation=me.incarnation, sequence=message.sequence, stuck_ms=stuck_ms)
         return [SendControl(to=member, message=pong), *self._live.accused(member)]
 
-    def _timer(self, now: float) -> list[ControlEffect]:
+    def _timer(self, unread: int, now: float) -> list[ControlEffect]:
         due_at = self.deadline()
         late_s = 0.0 if due_at is None else now - due_at
         hello = self._say.hello(answer=False)
         knocks: list[ControlEffect] = [Knock(at=door, message=hello) for door in self._dials.due(now)]
-        effects = knocks + self._live.timer(now, late_s=late_s)
+        effects = knocks + self._live.timer(now, late_s=late_s, unread=unread)
         if now >= self._sync_at:
             self._sync_at = now + self._pace.sync_s * self._rng.uniform(0.8, 1.2)
             listeners = {m.peer: m for m in self._roster.listeners()}

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from peer.cluster_token import new_token, write_token
@@ -23,6 +24,20 @@ from tests.helpers.lan import Lan
 PORT = 7700
 _ANSWER_S = 5.0
 _POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """A change of what a board believes of another; `at` in seconds of this machine's monotonic clock."""
+
+    at: float
+    here: str
+    about: str
+    status: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.here} holds {self.about} {self.status} ({self.reason})"
 
 
 class Daemons:
@@ -42,8 +57,14 @@ class Daemons:
         home.mkdir(exist_ok=True, mode=0o700)
         return home
 
-    def start(self, *indices: int, options: tuple[object, ...] = (), listen: str = f"0.0.0.0:{PORT}") -> None:
-        """Start daemons; does not wait."""
+    def start(
+        self,
+        *indices: int,
+        options: tuple[object, ...] = (),
+        listen: str = f"0.0.0.0:{PORT}",
+        models: Path | None = None,
+    ) -> None:
+        """Start daemons, with models in a folder of their own where one is given; does not wait."""
         for index in indices:
             home = self.home(index)
             settings = {
@@ -54,7 +75,7 @@ class Daemons:
                 "--name": f"board-{index}",
                 "--token-file": self.token_file,
                 "--threads": 1,
-                "--models": self._models,
+                "--models": models or self._models,
             }
             arguments = [part for pair in settings.items() for part in pair]
             with (home / "log").open("a", encoding="utf-8") as log:
@@ -99,6 +120,19 @@ class Daemons:
         """What board `index` believes of board `of`; empty when it does not list it."""
         member = self.members(index).get(f"board-{of}")
         return member.status if member else ""
+
+    def beliefs(self, index: int) -> list[Belief]:
+        """Every change of what a board believed of another, oldest first."""
+        told = []
+        for line in (self.home(index) / "log").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("belief "):
+                _, at, about, status, *reason = line.split(" ", 4)
+                told.append(
+                    Belief(
+                        at=float(at), here=f"board-{index}", about=about, status=status, reason="".join(reason).strip()
+                    )
+                )
+        return told
 
     def infer(self, index: int, image: bytes, **choices: object) -> InferReport:
         """Ask a board for a classification."""

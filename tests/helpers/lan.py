@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import overload
 
 _CLONE_NEWNET = 0x40000000
+_BPF_RANDOM = (1 << 32) - 0x1000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+_TC_ACT_OK, _TC_ACT_SHOT = 0, 2
 _UNSHARE = ("unshare", "--net", "--mount", "--uts")
 # Waits for the end of its input, that is of this process, and then kills whatever shares its network.
 _HOLDER = """
@@ -120,9 +122,10 @@ class Namespace:
 class Board(Namespace):
     """A machine on the LAN: `eth0` is on the first segment, `eth1` on the second, and so on."""
 
-    def __init__(self, index: int, *, ipv4: bool, ipv6: bool) -> None:
+    def __init__(self, index: int, switch: Namespace, *, ipv4: bool, ipv6: bool) -> None:
         super().__init__(f"board{index}")
         self.index = index
+        self._switch = switch
         self.address = f"10.77.1.{index + 1}" if ipv4 else f"fd77:1::{index + 1:x}"  # of eth0
         self._ipv4 = ipv4
         self._ipv6 = ipv6
@@ -152,8 +155,12 @@ class Board(Namespace):
             self.address = address
 
     def cable(self, *, plugged: bool, interface: str = "eth0") -> None:
-        """Pull the cable of an interface, or put it back; its addresses stay."""
-        self.ip(f"link set {interface} {'up' if plugged else 'down'}")
+        """Pull the cable of an interface, or put it back.
+
+        It is the switch's port that goes down: the board loses the carrier and keeps its addresses, as with a cable.
+        """
+        segment = int(interface.removeprefix("eth"))
+        self._switch.ip(f"link set {_port(self.index, segment)} {'up' if plugged else 'down'}")
 
 
 class Lan(Sequence[Board]):
@@ -178,6 +185,16 @@ class Lan(Sequence[Board]):
         """Pass no multicast packet on, or pass them again. Broadcasts pass, so IPv4 works on and IPv6 does not."""
         state = "off" if blocked else "on"
         self._switch.ip(*(f"link set {port} type bridge_slave mcast_flood {state}" for port in self._ports()))
+
+    def lose(self, share: float) -> None:
+        """Drop this share of all packets, of each board on its way into the switch; 0 passes all of them again."""
+        # Classic BPF, since few kernels hold netem: ld #rand; jge #share, pass, drop; pass: ret OK; drop: ret SHOT
+        program = f"4,32 0 0 {_BPF_RANDOM},53 0 1 {int(share * (1 << 32))},6 0 0 {_TC_ACT_OK},6 0 0 {_TC_ACT_SHOT}"
+        for port in self._ports():
+            self._switch.run("tc", "qdisc", "del", "dev", port, "clsact", check=False)
+            if share:
+                self._switch.run("tc", "qdisc", "add", "dev", port, "clsact")
+                self._switch.run("tc", "filter", "add", "dev", port, "ingress", "bpf", "da", "bytecode", program)
 
     def split(self, *groups: Iterable[int]) -> None:
         """Boards hear only boards of their own group; `heal` joins them again."""
@@ -207,7 +224,7 @@ def lan(count: int, *, segments: int = 1, ipv4: bool = True, ipv6: bool = True) 
         boards: list[Board] = []
         stack.callback(_take_down, boards)
         for index in range(count):
-            boards.append(Board(index, ipv4=ipv4, ipv6=ipv6))
+            boards.append(Board(index, switch, ipv4=ipv4, ipv6=ipv6))
         for segment in range(segments):
             bridge = f"segment{segment}"
             # A new bridge must not wait for queriers, nor learn who listens: it passes everything on at once.

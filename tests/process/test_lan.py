@@ -1,6 +1,6 @@
 """Boards on a LAN of namespaces: they find each other, notice who is gone, and take back who returns.
 
-States are waited for with generous limits; how long they take is measured by `tools/testbed/joining.py`.
+States are waited for with generous limits; how long they take is measured by `python -m tests.faults.joining`.
 """
 
 import signal

@@ -8,9 +8,12 @@ import os
 from random import Random
 
 import pytest
-from membership_network import OTHER_MODEL, Lan, Weather, started
+from membership_network import OTHER_MODEL, Lan, Violation, Weather, started
 
-from peer.protocol.control_events import LinkBroke, RemovalRequested, TokenChanged
+from peer.protocol.control_events import ControlEffect, LinkBroke, RemovalRequested, TokenChanged
+from peer.protocol.liveness import Liveness
+from peer.protocol.messages import Rumour
+from peer.protocol.suspicion import OwnSlowness
 from peer.protocol.types import Lock, Status
 
 SEEDS = int(os.environ.get("TOKENRING_SIM_SEEDS", "8"))
@@ -72,6 +75,56 @@ def test_twenty_boards_together_are_one_ring_within_fifteen_seconds() -> None:
         lan.run_for(20.0)
         lan.expect(lan.one_ring(), "the ring did not last")
     report("twenty boards together", times)
+
+
+def crowd_that_settles(seed: int) -> Lan:
+    """Twenty boards that need 10 ms for every message start together; then half of them stand still for a while.
+
+    In a ring that is left alone a third of their time goes into membership. Raises Violation unless they are one ring
+    soon, both times, and doubt nobody afterwards.
+    """
+    lan = Lan(seed, 20, weather=Weather(work_s=0.01, wake_s=0.02), check_every=100)
+    lan.start(*range(20))
+    took(lan, lan.run_until(lan.one_ring, 20.0), 15.0, "twenty slow boards")
+    lan.run_for(5.0)
+    for index in lan.random.sample(range(20), 10):
+        lan.freeze(index, 3.0)
+    lan.run_for(3.0)
+    took(lan, lan.run_until(lan.one_ring, 20.0), 15.0, "the return of ten slow boards of twenty")
+    lan.run_for(5.0)
+    lan.counters.clear()
+    lan.messages = 0
+    lan.run_for(10.0)
+    lan.expect(lan.one_ring() and not lan.counters, f"no peace: {lan.counters}")
+    lan.expect(lan.messages / 20 / 10 <= 50.0, f"{lan.messages / 20 / 10} messages per board and second in peace")
+    return lan
+
+
+def test_twenty_slow_boards_make_no_storm_of_accusations() -> None:
+    longest = [crowd_that_settles(seed).longest_backlog for seed in range(max(1, SEEDS // 40))]
+    print(f"twenty slow boards: at most {max(longest)} messages waited for one of them")
+
+
+def test_without_lifeguards_care_the_storm_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above is about: boards that judge before they have read what came accuse each other for ever."""
+    timer = Liveness.timer
+
+    def judge_at_once(self: Liveness, now: float, *, late_s: float, unread: int) -> list[ControlEffect]:
+        return timer(self, now, late_s=late_s, unread=0)
+
+    def refute_unmoved(self: Liveness, rumour: Rumour) -> list[ControlEffect]:
+        mine, self._slowness = self._slowness, OwnSlowness(ease_s=1.0)
+        try:
+            return refute(self, rumour)
+        finally:
+            self._slowness = mine
+
+    refute = Liveness._refute
+    monkeypatch.setattr(Liveness, "timer", judge_at_once)
+    monkeypatch.setattr(Liveness, "_refute", refute_unmoved)
+    monkeypatch.setattr("peer.protocol.liveness.MAX_CONFIRMATIONS", 1000)
+    with pytest.raises(Violation):
+        crowd_that_settles(0)
 
 
 def test_a_crash_is_noticed_within_a_second_and_a_half() -> None:

@@ -55,3 +55,38 @@ async def test_a_lock_is_changed_while_somebody_waits_at_the_door() -> None:
         listening.cancel()
         await asyncio.wait([listening])
         assert listening.cancelled()
+
+
+async def test_messages_that_wait_are_counted_and_none_is_lost() -> None:
+    port, token = random.randrange(30_000, 40_000), os.urandom(32)
+    with board(port, token) as house, board(port + 10, token) as guest:
+        house_keys, guest_keys = (sockets._context.board for sockets in (house, guest))
+        assert house_keys is not None
+        assert guest_keys is not None
+        house.admit([guest_keys.public])
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            while True:
+                heard.append((await house.receive()).frames[0])
+
+        def send(first: int, count: int) -> list[bytes]:
+            words = [b"%d" % number for number in range(first, first + count)]
+            for word in words:
+                assert guest.send("127.0.0.1", port + 1, house_keys.public, [word])
+            return words
+
+        sent = send(0, 3)
+        await until(lambda: house.unread() == 3)
+        listening = asyncio.create_task(listen())
+        await until(lambda: heard == sent)
+        assert house.unread() == 0
+        for round_ in range(20):
+            sent += send(len(sent), 2)
+            # The look takes the descriptor's word that something came; the listener must wake all the same.
+            while house.unread() < 2:
+                time.sleep(0.001)  # noqa: ASYNC251 - the listener must not run meanwhile
+            await until(lambda: len(heard) == 5 + 2 * round_)
+        assert heard == sent
+        listening.cancel()
+        await asyncio.wait([listening])

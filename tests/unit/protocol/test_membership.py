@@ -567,6 +567,35 @@ def test_a_silent_member_is_asked_for_then_suspected_by_all_and_dead() -> None:
     assert now + PACE.suspect_shortest_s <= died_at(one, 3) <= now + PACE.suspect_longest_s + 0.1
 
 
+def test_nobody_is_judged_while_messages_lie_unread() -> None:
+    """The pongs may be among them; a few that have just come are nothing."""
+    behind, few = ring_of(2, 3, 4), ring_of(2, 3, 4)
+    for step in range(200):
+        for one, unread in ((behind, PACE.behind + 1), (few, PACE.behind)):
+            if (at := one.deadline()) is not None and at <= step / 20:
+                one.handle(TimerDue(unread=unread), step / 20)
+                one.check()
+    assert {status(behind, index) for index in (2, 3, 4)} == {ALIVE}
+    assert {status(few, index) for index in (2, 3, 4)} == {DEAD}
+    assert behind.counters["behind"] > 0
+    # Once it has read everything it judges again, with the patience of a board that knows that it is slow.
+    for step in range(200, 1000):
+        if (at := behind.deadline()) is not None and at <= step / 20:
+            behind.handle(TimerDue(), step / 20)
+    assert {status(behind, index) for index in (2, 3, 4)} == {DEAD}
+
+
+def test_a_suspect_does_not_die_of_what_lies_unread() -> None:
+    one = ring_of(2, 3, 4)
+    hear(one, rumour(2, 3, SUSPECT))
+    for step in range(1, 400):
+        if (at := one.deadline()) is not None and at <= step / 20:
+            one.handle(TimerDue(unread=PACE.behind + 1), step / 20)
+    assert status(one, 3) is SUSPECT
+    hear(one, rumour(3, 3, ALIVE, LATER), 20.0)
+    assert status(one, 3) is ALIVE
+
+
 def test_the_word_of_another_counts_and_the_connection_is_made_anew() -> None:
     one = ring_of(2, 3)
     asked = [e.message for e in tick(one, 1.1) if isinstance(e, SendControl) and isinstance(e.message, PingRequest)]
