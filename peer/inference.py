@@ -143,7 +143,7 @@ class Inference:
             )
             for b in answer.boards
         )
-        explain = ExplainReport(reason=_reason(query, answer), boards=self._costs(answer))
+        explain = ExplainReport(reason=_reason(query, answer, self._name), boards=self._costs(answer))
         timing = _slowest(answer)
         reports = []
         for name, row in zip(query.inputs, logits, strict=True):
@@ -211,8 +211,13 @@ def _slowest(answer: Answer) -> TimingReport:
     )
 
 
-def _reason(query: InferQuery, answer: Answer) -> str:
+def _reason(query: InferQuery, answer: Answer, name: Callable[[PeerId], str]) -> str:
+    slow = f"; without {', '.join(map(name, answer.slow))}, too slow to help" if answer.slow else ""
     if answer.single:
-        return "asked for one board" if query.mode == "single" or query.boards == 1 else "no other board could help"
+        asked_alone = query.mode == "single" or query.boards == 1
+        return "asked for one board" if asked_alone else f"no other board could help{slow}"
     asked = f"{query.boards} boards asked for" if query.boards else "every board that is alive and holds the model"
-    return f"{asked}, {'shares as asked' if query.shares else 'even shares'}"
+    counts = [board.shard.tokens.stop - board.shard.tokens.start for board in answer.boards]
+    even = max(counts) - min(counts) <= 1
+    shares = "shares as asked" if query.shares else "even shares" if even else "shares by measured speed"
+    return f"{asked}{slow}, {shares}"

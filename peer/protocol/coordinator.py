@@ -28,10 +28,12 @@ from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
 from peer.protocol.messages import Cancel, Failed, Feature
 from peer.protocol.partition import partition
 from peer.protocol.patience import Patience
+from peer.protocol.shares import weights, worthwhile
 from peer.protocol.types import (
     Epoch,
     Exchange,
     FailureReason,
+    Member,
     ModelFacts,
     PeerId,
     Shard,
@@ -72,6 +74,7 @@ class Coordinator:
         self._lost: list[PeerId] = []
         self._stage_failures = 0
         self._input_bytes = 0
+        self._slow: tuple[PeerId, ...] = ()  # left out, as the others are through sooner without them
         self._single = False
         self._self_id = PeerId("")
 
@@ -98,12 +101,21 @@ class Coordinator:
             return self._end(Refused(f"{wanted.boards} boards cannot run a model; ask for 1 or more"))
         if wanted.codec not in self._facts.codecs:
             return self._end(Refused(f"model {self._facts.name} has no codec {wanted.codec}"))
+        if wanted.boards is None and wanted.shares is None:
+            alive = self._worthwhile(alive)
         boards = min(wanted.boards or len(alive), self._facts.tokens)
         if wanted.shares is not None and len(wanted.shares) != boards:
             return self._end(Refused(f"{len(wanted.shares)} shares were given for {boards} boards; give one per board"))
         if wanted.mode is Mode.SINGLE or (boards == 1 and wanted.mode is Mode.AUTO):
             return self._alone()
         return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
+
+    def _worthwhile(self, alive: tuple[Member, ...]) -> tuple[Member, ...]:
+        """Boards that make the request faster by taking part. The asked board always does: it has the input."""
+        keep = worthwhile([member.speed for member in alive])
+        kept = tuple(m for m, fast in zip(alive, keep, strict=True) if fast or m.peer == self._self_id)
+        self._slow = tuple(member.peer for member in alive if member not in kept)
+        return kept
 
     def is_from(self, message: Feature | Failed, sender: PeerId) -> bool:
         """Whether `sender` is the board that the message speaks for; of an older attempt nobody needs to know."""
@@ -209,6 +221,7 @@ class Coordinator:
             boards=reports,
             lost=tuple(self._lost),
             degraded=bool(self._without),
+            slow=self._slow,
             input_bytes=self._input_bytes,
             gather_s=0.0 if self._single else now - self._gather_from,
             latency_s=now - self._started_at,
@@ -260,7 +273,7 @@ class Coordinator:
         self._features, self._gather_by, self._without = {}, math.inf, set()
         self._attempt_at = now
         try:
-            ranges = partition(facts.tokens, shares or [1.0] * len(boards))
+            ranges = partition(facts.tokens, shares or weights([view.members[peer].speed for peer in boards]))
         except ValueError as problem:
             return self._end(Refused(f"{problem}; ask for other shares"))
         self._shards = tuple(Shard(peer=p, tokens=r) for p, r in zip(boards, ranges, strict=True))
