@@ -86,7 +86,7 @@ async def test_messages_that_wait_are_counted_and_none_is_lost() -> None:
             # The look takes the descriptor's word that something came; the listener must wake all the same.
             while house.unread() < 2:
                 time.sleep(0.001)  # noqa: ASYNC251 - the listener must not run meanwhile
-            await until(lambda: heard == sent)
+            await until(lambda want=list(sent): heard == want)  # type: ignore[misc]
         assert heard == sent
         listening.cancel()
         await asyncio.wait([listening])
