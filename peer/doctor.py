@@ -15,17 +15,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from peer import findings
 from peer.cluster_token import read_token
 from peer.errors import ConfigError
 from peer.findings import Finding, Link, Memory, Port
-from peer.interfaces import Network, interfaces
-from peer.multicast import Probe, probe
+from peer.interfaces import Interface, Network, interfaces
+from peer.multicast import Probe, probe_4, probe_6
 
 _IMPORT_PATIENCE_S = 4.0
+_MULTICAST_PATIENCE_S = 4.0
 _MULTICAST_FLAG, _UP_FLAG, _LOOPBACK_FLAG = 0x1000, 0x1, 0x8  # linux/if.h
 _SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 _NO_LIMIT = 1 << 60  # what version 1 of memory cgroups says for "none"
@@ -68,7 +70,7 @@ def examine(
 
 
 def links(allowed: Collection[str], boards: Collection[str]) -> list[tuple[Link, Collection[str]]]:
-    """Every interface but loopback, tested; and which of `boards` are in its networks."""
+    """Every interface but loopback, tested over each family of its addresses, and which of `boards` are beside it."""
     known = {interface.name: interface for interface in interfaces()}
     places = []
     for _, name in socket.if_nameindex():
@@ -76,37 +78,56 @@ def links(allowed: Collection[str], boards: Collection[str]) -> list[tuple[Link,
         hidden = name not in known and not flags & _UP_FLAG  # a device that nobody set up
         if not flags & _LOOPBACK_FLAG and not hidden and (not allowed or name in allowed):
             places.append((name, flags))
-    outcomes: dict[str, Probe] = {}
+    outcomes: dict[tuple[str, int], Probe] = {}
     threads = []
     for name, flags in places:
         if name in known and flags & _UP_FLAG and flags & _MULTICAST_FLAG:
-            interface = known[name]
+            for version, test in _tests(known[name]):
 
-            def look(name: str = name, ipv4: Sequence[str] = interface.ipv4, index: int = interface.index) -> None:
-                outcomes[name] = probe(index, ipv4[0] if ipv4 else None)
+                def look(key: tuple[str, int] = (name, version), test: Callable[[], Probe] = test) -> None:
+                    outcomes[key] = test()
 
-            threads.append(threading.Thread(target=look, daemon=True))
+                threads.append(threading.Thread(target=look, daemon=True))
     for thread in threads:
         thread.start()
+    until = time.monotonic() + _MULTICAST_PATIENCE_S
     for thread in threads:
-        thread.join(4.0)
+        thread.join(max(0.0, until - time.monotonic()))
     found: list[tuple[Link, Collection[str]]] = []
     for name, flags in places:
-        addresses = [str(address.ip) for address in known[name].addresses] if name in known else []
         networks = known[name].addresses if name in known else ()
-        outcome = outcomes.get(name, Probe(problem="no answer in time" if name in known else None))
-        link = Link(
-            name=name,
-            up=bool(flags & _UP_FLAG),
-            multicast=bool(flags & _MULTICAST_FLAG),
-            addresses=addresses,
-            problem=outcome.problem,
-            returned=outcome.returned,
-            answered=outcome.answered,
-            heard=outcome.heard,
-        )
-        found.append((link, [board for board in boards if _within(board, networks) and board not in addresses]))
+        for version in _versions(networks):
+            outcome = outcomes.get((name, version), Probe(problem="no answer in time" if networks else None))
+            here = [network for network in networks if network.version == version]
+            addresses = [str(network.ip) for network in here]
+            link = Link(
+                name=name,
+                up=bool(flags & _UP_FLAG),
+                multicast=bool(flags & _MULTICAST_FLAG),
+                addresses=addresses,
+                version=version,
+                problem=outcome.problem,
+                returned=outcome.returned,
+                answered=outcome.answered,
+                heard=outcome.heard,
+            )
+            found.append((link, [board for board in boards if _within(board, here) and board not in addresses]))
+            if not link.up or not link.multicast:
+                break  # says the same of both families
     return found
+
+
+def _versions(networks: Collection[Network]) -> list[int]:
+    return sorted({int(network.version) for network in networks}) or [4]
+
+
+def _tests(interface: Interface) -> Iterator[tuple[int, Callable[[], Probe]]]:
+    """A test of multicast for each family of addresses that an interface has, with the family's version."""
+    if interface.ipv4:
+        yield 4, partial(probe_4, interface.ipv4[0])
+    if interface.has_ipv6:
+        own = {str(address.ip) for address in interface.addresses if address.version == 6}
+        yield 6, partial(probe_6, interface.index, own)
 
 
 def _flags(name: str) -> int:

@@ -264,12 +264,13 @@ def data_plane(*, stuck_s: float, counters: Mapping[str, int]) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """One network interface, and what became of the test packets on it."""
+    """One network interface and one family of its addresses, and what became of the test packets there."""
 
     name: str
     up: bool
     multicast: bool  # the kernel's flag
     addresses: Sequence[str]
+    version: int = 4  # of the Internet protocol
     problem: str | None = None  # why a packet could not be sent to a group
     returned: bool = False  # a packet sent to a group came back through the group
     answered: Collection[str] = ()  # other machines that answered an mDNS question, by unicast
@@ -286,23 +287,31 @@ def link(seen: Link, others: Collection[str] = ()) -> Finding:
     if not seen.multicast:
         remedy = f"ip link set {name} multicast on, or name boards with --seed"
         return wrong("network", f"multicast is switched off on {name}", remedy)
+    groups = "ff00::/8" if seen.version == 6 else "224.0.0.0/4"
+    where = f"{name} over IPv{seen.version}"
     if seen.problem is not None:
-        remedy = "a firewall or a missing route: ip route add 224.0.0.0/4 dev " + name + ", or name boards with --seed"
-        return wrong("network", f"{name} sends no multicast: {seen.problem}", remedy)
+        route = (
+            f"ip -6 route add {groups} dev {name} table local"
+            if seen.version == 6
+            else f"ip route add {groups} dev {name}"
+        )
+        remedy = f"a firewall or a missing route: {route}, or name boards with --seed"
+        return wrong("network", f"{where} sends no multicast: {seen.problem}", remedy)
     if not seen.returned:
-        remedy = "a firewall drops it: allow UDP to 224.0.0.0/4, port 5353, or name boards with --seed"
-        return wrong("network", f"{name} sends multicast but receives none", remedy)
+        remedy = f"a firewall drops it: allow UDP to {groups}, port 5353, or name boards with --seed"
+        return wrong("network", f"{where} sends multicast but receives none", remedy)
     if seen.heard:
-        return ok("network", f"{name}: multicast passes both ways, heard {_some(seen.heard)}")
+        return ok("network", f"{where}: multicast passes both ways, heard {_some(seen.heard)}")
     if seen.answered:
-        remedy = "the switch or access point drops it (IGMP snooping, client isolation); name boards with --seed"
+        remedy = "the switch or access point drops it (IGMP or MLD snooping, client isolation); name boards with --seed"
         return wrong(
-            "network", f"{name}: {_some(seen.answered)} hears us, but its multicast does not come here", remedy
+            "network", f"{where}: {_some(seen.answered)} hears us, but its multicast does not come here", remedy
         )
     if others:
         remedy = "an access point or switch drops it, or mDNS is off there; they are found by seeds meanwhile"
-        return note("network", f"{name}: {_some(others)} did not answer an mDNS question", remedy)
-    return ok("network", f"{name} ({', '.join(seen.addresses)}) sends and receives multicast; no other board answered")
+        return note("network", f"{where}: {_some(others)} did not answer an mDNS question", remedy)
+    addresses = ", ".join(seen.addresses)
+    return ok("network", f"{where} ({addresses}) sends and receives multicast; no other board answered")
 
 
 def _some(names: Collection[str]) -> str:

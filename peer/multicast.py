@@ -2,23 +2,22 @@
 
 First a packet to a group of our own that only this machine listens to: the kernel loops it back, unless a firewall, a
 missing route or the interface itself prevents it. Then an mDNS question for other boards (RFC 6762): an answer by
-unicast shows that our multicast reaches others, an answer through the group shows that theirs reaches us.
+unicast (RFC 6762, section 6.7) shows that our multicast reaches others, one through the group that theirs reaches us.
 """
 
 import contextlib
-import ipaddress
 import os
 import socket
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 _GROUP_4, _GROUP_6 = (
     "239.255.77.77",
     "ff12::7474:7777",
 )  # site-local and link-local scope, nobody else's (RFC 2365, 4291)
-_MDNS_4, _MDNS_PORT = "224.0.0.251", 5353
+_MDNS_4, _MDNS_6, _MDNS_PORT = "224.0.0.251", "ff02::fb", 5353
 _RETURN_PATIENCE_S = 0.5
 _ANSWER_PATIENCE_S = 1.2
 _POLL_S = 0.05
@@ -36,16 +35,22 @@ class Probe:
     heard: Collection[str] = ()
 
 
-def probe(index: int, ipv4: str | None) -> Probe:
-    """Test the interface of that kernel index, over IPv4 from the address `ipv4`, else over IPv6."""
+def probe_4(address: str) -> Probe:
+    """Test the interface that has this IPv4 address."""
+    return _probe(lambda: _returns_4(address), lambda: _ask(_ipv4_ears(address), (_MDNS_4, _MDNS_PORT), {address}))
+
+
+def probe_6(index: int, own: Collection[str]) -> Probe:
+    """Test the interface of that kernel index over IPv6; `own` are its IPv6 addresses."""
+    group = (_MDNS_6, _MDNS_PORT, 0, index)
+    return _probe(lambda: _returns_6(index), lambda: _ask(_ipv6_ears(index), group, own))
+
+
+def _probe(returns: Callable[[], bool], ask: Callable[[], tuple[set[str], set[str]]]) -> Probe:
     try:
-        returned = _returns_4(ipv4) if ipv4 is not None else _returns_6(index)
-    except OSError as problem:
-        return Probe(problem=(problem.strerror or str(problem)).lower())
-    if ipv4 is None or not returned:
-        return Probe(returned=returned)
-    try:
-        answered, heard = _ask(ipv4)
+        if not returns():
+            return Probe()
+        answered, heard = ask()
     except OSError as problem:
         return Probe(problem=(problem.strerror or str(problem)).lower())
     return Probe(returned=True, answered=answered, heard=heard)
@@ -99,43 +104,72 @@ def _comes_back(
     return False
 
 
-def _ask(address: str) -> tuple[set[str], set[str]]:
+def _ipv4_ears(address: str) -> tuple[socket.socket, socket.socket | None]:
+    """A socket with a port of its own, and one that shares the mDNS port (None when nobody shares it)."""
+    alone, group = _datagrams(socket.AF_INET), _datagrams(socket.AF_INET)
+    alone.bind((address, 0))
+    _sends_from(alone, address)
+    try:
+        _share(group)
+        group.bind((_MDNS_4, _MDNS_PORT))
+        group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(_MDNS_4, address))
+        _sends_from(group, address)
+    except OSError:
+        group.close()
+        return alone, None
+    return alone, group
+
+
+def _ipv6_ears(index: int) -> tuple[socket.socket, socket.socket | None]:
+    """As for IPv4."""
+    alone, group = _datagrams(socket.AF_INET6), _datagrams(socket.AF_INET6)
+    for sender in (alone, group):
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+    alone.bind(("::", 0))
+    try:
+        _share(group)
+        group.bind((_MDNS_6, _MDNS_PORT, 0, index))
+        membership = socket.inet_pton(socket.AF_INET6, _MDNS_6) + _IFINDEX.pack(index)
+        group.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+    except OSError:
+        group.close()
+        return alone, None
+    return alone, group
+
+
+def _share(listener: socket.socket) -> None:
+    """Let others have the same port."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _ask(
+    ears: tuple[socket.socket, socket.socket | None],
+    place: tuple[str, int] | tuple[str, int, int, int],
+    own: Collection[str],
+) -> tuple[set[str], set[str]]:
     """Ask the network for boards; addresses of other machines: answered to us alone, answered to the group."""
-    own = ipaddress.IPv4Address(address)
-    with _datagrams(socket.AF_INET) as alone, _datagrams(socket.AF_INET) as group:
-        # From a port of its own, an answer comes by unicast (RFC 6762, section 6.7).
-        alone.bind((address, 0))
-        _sends_from(alone, address)
-        shared = _join_mdns(group, address)
+    alone, group = ears
+    answered: set[str] = set()
+    heard: set[str] = set()
+    with contextlib.ExitStack() as opened:
+        listeners = [(opened.enter_context(alone), answered)]  # from a port of its own: answers by unicast
+        if group is not None:
+            listeners.append((opened.enter_context(group), heard))
         question = _question("_tokenring._tcp.local.")
-        alone.sendto(question, (_MDNS_4, _MDNS_PORT))
-        if shared:
-            group.sendto(question, (_MDNS_4, _MDNS_PORT))
-        answered: set[str] = set()
-        heard: set[str] = set()
+        for listener, _ in listeners:
+            listener.sendto(question, place)
         until = time.monotonic() + _ANSWER_PATIENCE_S
         while time.monotonic() < until:
-            for listener, found in ((alone, answered), (group, heard)):
-                if listener is group and not shared:
-                    continue
+            for listener, found in listeners:
                 with contextlib.suppress(TimeoutError):
-                    data, (source, port) = listener.recvfrom(9000)
-                    if port == _MDNS_PORT and _is_answer(data) and ipaddress.IPv4Address(source) != own:
-                        found.add(source)
-        return answered, heard
-
-
-def _join_mdns(listener: socket.socket, address: str) -> bool:
-    """Share the mDNS port with whoever has it; False when they do not share."""
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((_MDNS_4, _MDNS_PORT))
-        listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(_MDNS_4, address))
-        _sends_from(listener, address)
-    except OSError:
-        return False
-    return True
+                    data, source = listener.recvfrom(9000)
+                    host = str(source[0]).partition("%")[0]
+                    if source[1] == _MDNS_PORT and _is_answer(data) and host not in own:
+                        found.add(host)
+    return answered, heard
 
 
 def _question(name: str) -> bytes:

@@ -27,11 +27,13 @@ from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
+from peer.model_reports import model_report, nameless_report
 from peer.partial_copy import target_of
 from peer.protocol import ring
 from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
 from peer.protocol.effects import Deliver
 from peer.protocol.events import ModelsChanged, ViewChanged
+from peer.protocol.holders import holding
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
@@ -39,8 +41,6 @@ from peer.protocol.requests import RequestLimits, Requests
 from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
-    CodecErrorReport,
-    CodecReport,
     FetchReport,
     InferQuery,
     InferReport,
@@ -54,7 +54,7 @@ from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
 from peer.worker import Worker
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
-from runtime.plan import CodecSpec, ModelPlan
+from runtime.plan import ModelPlan
 from runtime.stage import SessionSettings
 
 _log = logging.getLogger(__name__)
@@ -383,7 +383,16 @@ class Node:
         )
 
     async def models(self) -> Sequence[ModelReport]:
-        return [self._model_report(model) for model in self._catalog]
+        elsewhere = await self._supply.elsewhere()
+        view, default = self._control.view(), self._catalog.default
+        own = [
+            model_report(plan, [member.peer for member in view.alive(model)], default=model == default)
+            for model, plan in ((model, self._catalog.plan(model)) for model in self._catalog)
+        ]
+        for model, plan in elsewhere.items():
+            holders = [member.peer for member in holding(view, model)]
+            own.append(nameless_report(model, holders) if plan is None else model_report(plan, holders))
+        return own
 
     async def verify(self, model: str) -> VerifyReport:
         plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
@@ -401,43 +410,6 @@ class Node:
 
     def _model_name(self, model: ModelId) -> str:
         return self._catalog.plan(model).name if model in self._catalog else model[:12]
-
-    def _model_report(self, model: ModelId) -> ModelReport:
-        plan = self._catalog.plan(model)
-        return ModelReport(
-            name=plan.name,
-            model_id=plan.model_id,
-            bytes=plan.size_bytes,
-            task=plan.task,
-            labels=len(plan.labels),
-            tokens=plan.geometry.tokens,
-            width=plan.geometry.width,
-            blocks=plan.geometry.blocks,
-            default=model == self._catalog.default,
-            default_codec=plan.default_codec,
-            boards=tuple(member.peer for member in self._control.view().alive(model)),
-            provenance={
-                "weights": plan.provenance.weights,
-                "command": plan.provenance.command,
-                "source": plan.provenance.source,
-                "tools": plan.provenance.tools,
-            },
-            codecs=tuple(_codec_report(codec, plan.geometry.blocks, plan.geometry.width) for codec in plan.codecs),
-        )
-
-
-def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
-    bits = tuple(float(codec.bits_per_token(block)) for block in range(blocks))
-    mean = sum(bits) / blocks
-    return CodecReport(
-        name=codec.name,
-        kind=codec.kind.value,
-        source=codec.source.value,
-        bits_per_token=mean,
-        bits_per_block=bits,
-        compression=32 * width / mean,
-        error=CodecErrorReport(kind=codec.error.kind, value=codec.error.value),
-    )
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[_T], None], what: _T) -> None:

@@ -5,6 +5,7 @@ again and again until it has it; any other model when a person asks. Lives on th
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from peer.protocol.holders import holding, most_held
 from peer.protocol.types import ModelId, View
 from peer.reports import FetchReport
 from runtime.errors import RuntimeFailure
+from runtime.plan import ModelPlan
 
 _log = logging.getLogger(__name__)
 # Who greets first may be an odd one: a moment shows what most boards hold.
@@ -25,6 +27,8 @@ _SETTLE_S = 0.3
 _RETRY_FIRST_S = 1.0
 _RETRY_LAST_S = 30.0
 _MAX_ASKED = 16
+_MAX_ELSEWHERE = 64
+_LOOK_UP_S = 3.0  # that a list of models waits for what other boards say of theirs
 _ID_DIGITS = 8  # that a name must have to stand for an id
 _NOTHING = FetchProgress(done_bytes=0, total_bytes=0, resumed_bytes=0, received_bytes=0, boards=0)
 
@@ -49,7 +53,9 @@ class Supply:
         self._view = view
         self._submit = submit
         self._on_models = on_models
-        self._names: dict[ModelId, str] = {}
+        self._plans: dict[ModelId, ModelPlan] = {}  # of models that other boards hold, as far as somebody asked
+        self._curious = False
+        self._looked = asyncio.Event()
         self._asked: list[str] = []
         self._stirred = asyncio.Event()
         self._ended: asyncio.Future[Fetched] | None = None
@@ -92,6 +98,11 @@ class Supply:
             if self._asked:
                 await self._on_demand(self._asked[0])
                 continue
+            if self._curious:
+                self._curious = False
+                await self._look_up()
+                self._looked.set()
+                continue
             if len(self._catalog) or most_held(self._view()) is None:
                 await self._stirred.wait()
                 continue
@@ -120,6 +131,35 @@ class Supply:
             self._stirred.set()
         mine = self._doing is not None and self._asked[0] == name
         return self._report(name, self._progress if mine else _NOTHING, time.monotonic() - self._started_at)
+
+    async def elsewhere(self) -> dict[ModelId, ModelPlan | None]:
+        """Models that only other boards hold; None where the manifest did not come in time."""
+        if self._unknown():
+            self._looked.clear()
+            self._curious = True
+            self._stirred.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_UP_S):
+                    await self._looked.wait()
+        return {model: self._plans.get(model) for model in self._others()}
+
+    def _others(self) -> list[ModelId]:
+        view = self._view()
+        named = {model for member in view.members.values() for model in member.models} - set(self._catalog)
+        return sorted(model for model in named if holding(view, model))[:_MAX_ELSEWHERE]
+
+    def _unknown(self) -> list[ModelId]:
+        return [model for model in self._others() if model not in self._plans]
+
+    async def _look_up(self) -> None:
+        """Get the manifests of models that only other boards hold."""
+        others = set(self._others())
+        self._plans = {model: plan for model, plan in self._plans.items() if model in others}
+        for model in self._unknown():
+            try:
+                await self._name(model)
+            except RequestError as problem:
+                _log.debug("model %s is not described by any board: %s", model, problem)
 
     def _held(self, name: str) -> ModelId | None:
         for model in self._catalog:
@@ -175,14 +215,13 @@ class Supply:
                 problem = exc
         if problem is not None:
             raise problem
-        known = ", ".join(sorted({self._names[model] for model in others if model in self._names})) or "none"
+        known = ", ".join(sorted({self._plans[model].name for model in others if model in self._plans})) or "none"
         raise NoSuchModel(f"no board that is here holds a model {name}; they hold {known}")
 
     async def _name(self, model: ModelId) -> str:
-        if model not in self._names:
-            fetched = await self._ask(Wanted(model=model, target=None))
-            self._names[model] = fetched.plan.name
-        return self._names[model]
+        if model not in self._plans:
+            self._plans[model] = (await self._ask(Wanted(model=model, target=None))).plan
+        return self._plans[model].name
 
     async def _fetch(self, model: ModelId) -> None:
         """Get it, load it in another thread, and only then tell anybody."""

@@ -285,9 +285,11 @@ class Membership:
 
     def _refusal(self, hello: Hello, known: Member | None) -> str | None:
         """Why a Hello is not taken: the name of a counter; None when it is."""
-        if known is not None and known.proven and hello.incarnation < known.incarnation:
+        again = known is not None and boot(known.incarnation) == boot(hello.incarnation)
+        # A start that was only claimed at the door, in somebody's name, must not keep out the board itself.
+        if known is not None and (known.proven or again) and hello.incarnation < known.incarnation:
             return "old_incarnations"
-        if known is not None and known.status is Status.LEFT and boot(hello.incarnation) == boot(known.incarnation):
+        if known is not None and known.status is Status.LEFT and again:
             return "old_incarnations"
         return None if self._roster.room_for(hello.sender) else "members_refused"
 

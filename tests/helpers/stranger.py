@@ -14,10 +14,17 @@ from peer.protocol.types import Endpoint, Incarnation, PeerId, peer_id
 from peer.zmq_transport import KeyPair, door_keys, new_key_pair
 
 PATIENCE_S = 3.0
+ENOUGH = 3  # refused so often: it will not be let in the next time either
+_REFUSALS = (
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
 
 
 def push(context: "zmq.Context[zmq.Socket[bytes]]", host: str, port: int, server: bytes, own: KeyPair | None) -> str:
-    """Connect and send one message; how the handshake ended."""
+    """Connect and send one message; whether the port was reached, and how the handshake ended."""
     socket = context.socket(zmq.PUSH)
     if own is not None:
         socket.curve_serverkey = z85.encode(server)
@@ -27,12 +34,15 @@ def push(context: "zmq.Context[zmq.Socket[bytes]]", host: str, port: int, server
     socket.connect(f"tcp://{host}:{port}")
     socket.send(b"\x92\x01\x02")
     until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
+    reached = refusals = 0
+    while time.monotonic() < until and refusals < ENOUGH:
         if monitor.poll(100):
             event = parse_monitor_message(monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return "handshake succeeded"
-    return "handshake failed"
+            reached += event == zmq.EVENT_CONNECTED
+            refusals += event in _REFUSALS
+    return "connected, handshake failed" if reached else "not connected"
 
 
 def impostor(context: "zmq.Context[zmq.Socket[bytes]]", host: str, port: int, *, token: bytes, goodbye: Goodbye) -> str:

@@ -1,5 +1,6 @@
 """A board that comes without a model: it gets the ring's by itself, whatever happens on the way, and takes a share."""
 
+import json
 import os
 import re
 import shutil
@@ -190,6 +191,29 @@ def test_a_board_without_a_model_says_so_and_others_go_on(ring: LocalRing, tmp_p
         done = peerctl(fresh, "models", "fetch", MODEL)
         assert done.returncode == 0, done.stderr
         assert ready(fresh)
+        until("it takes a share", lambda: share(ring, fresh, 4))
+
+
+def test_models_of_other_boards_are_listed_and_come_on_demand(
+    ring: LocalRing, tmp_path: Path, random_model: Path
+) -> None:
+    """Of a board that has a model of its own, too, and is in no ring with the others because of it."""
+    shutil.copytree(random_model / "random", tmp_path / "models/random")
+    with one_more(ring, tmp_path) as fresh:
+        until("it serves", lambda: ready(fresh))
+        with ControlClient(fresh.socket, timeout_s=LIMIT_S) as client:
+            until("it sees three holders", lambda: [len(m.boards) for m in client.models() if m.name == MODEL] == [3])
+            own, other = client.models()
+            me = client.status().id
+        assert (own.name, own.boards, own.default) == ("random", (me,), True)
+        plan = read_plan(FOLDER)
+        assert (other.model_id, other.bytes, other.default) == (plan.model_id, MODEL_BYTES, False)
+        assert me not in other.boards
+        assert MODEL in peerctl(fresh, "models", "show", MODEL).stdout
+        done = peerctl(fresh, "models", "fetch", MODEL)
+        assert done.returncode == 0, done.stderr
+        held = json.loads(peerctl(fresh, "models", "--json").stdout)["models"]
+        assert {model["name"] for model in held if me in model["boards"]} == {"random", MODEL}
         until("it takes a share", lambda: share(ring, fresh, 4))
 
 

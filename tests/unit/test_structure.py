@@ -23,7 +23,7 @@ DOORS = {
     "onnxruntime": ("runtime/stage.py",),
     "PIL": ("runtime/images.py",),
     "zeroconf": ("peer/mdns.py",),
-    "zmq": ("peer/zmq_transport.py",),
+    "zmq": ("peer/zmq_transport/*",),
 }
 FOLDERS = ("docs", "models_onnx", "peer", "runtime", "systemd", "tests", "tools")
 

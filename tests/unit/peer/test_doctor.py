@@ -91,12 +91,12 @@ def test_a_taken_port_is_found_with_its_owner() -> None:
 
 
 def test_multicast_comes_back_over_loopback() -> None:
-    seen = multicast.probe(socket.if_nametoindex("lo"), "127.0.0.1")
+    seen = multicast.probe_4("127.0.0.1")
     assert (seen.problem, seen.returned) == (None, True)
 
 
 def test_multicast_from_an_address_that_is_not_here_is_a_problem() -> None:
-    assert multicast.probe(1, "192.0.2.77").problem is not None
+    assert multicast.probe_4("192.0.2.77").problem is not None
 
 
 def test_an_answer_to_our_question_is_told_from_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +106,11 @@ def test_an_answer_to_our_question_is_told_from_our_own(monkeypatch: pytest.Monk
         board.bind(("127.0.0.1", 0))
         port = board.getsockname()[1]
         monkeypatch.setattr(multicast, "_MDNS_PORT", port)
-        monkeypatch.setattr(multicast, "_MDNS_4", "127.0.0.1")
-        monkeypatch.setattr(multicast, "_join_mdns", lambda *_: False)
+
+        def ask(own: str) -> tuple[set[str], set[str]]:
+            alone = multicast._datagrams(socket.AF_INET)
+            alone.bind(("127.0.0.1", 0))
+            return multicast._ask((alone, None), ("127.0.0.1", port), {own})
 
         def answer() -> None:
             question, asker = board.recvfrom(9000)
@@ -117,11 +120,11 @@ def test_an_answer_to_our_question_is_told_from_our_own(monkeypatch: pytest.Monk
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert multicast._ask("127.0.0.1") == (set(), set())  # our own address
+        assert ask("127.0.0.1") == (set(), set())  # our own address
         thread.join()
         thread = threading.Thread(target=answer)
         thread.start()
-        assert multicast._ask("127.0.0.2") == ({"127.0.0.1"}, set())
+        assert ask("127.0.0.2") == ({"127.0.0.1"}, set())
         thread.join()
 
 

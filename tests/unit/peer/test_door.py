@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from zmq.utils import z85
+
 from peer.zmq_transport import ControlSockets, ZmqContext, new_key_pair
 
 LIMIT_S = 10.0
@@ -81,12 +83,41 @@ async def test_messages_that_wait_are_counted_and_none_is_lost() -> None:
         listening = asyncio.create_task(listen())
         await until(lambda: heard == sent)
         assert house.unread() == 0
-        for round_ in range(20):
+        for _ in range(20):
             sent += send(len(sent), 2)
             # The look takes the descriptor's word that something came; the listener must wake all the same.
             while house.unread() < 2:
                 time.sleep(0.001)  # noqa: ASYNC251 - the listener must not run meanwhile
-            await until(lambda: len(heard) == 5 + 2 * round_)
+            await until(lambda want=list(sent): heard == want)  # type: ignore[misc]
         assert heard == sent
         listening.cancel()
         await asyncio.wait([listening])
+
+
+class Broken(frozenset[bytes]):
+    """An allow-list that fails for one key."""
+
+    def __contains__(self, key: object) -> bool:
+        if key in self.bad:
+            raise RuntimeError("damaged")
+        return frozenset.__contains__(self, key)
+
+    bad: tuple[bytes, ...] = ()
+
+
+async def test_an_error_while_a_key_is_looked_up_refuses_that_board_and_lets_the_next_in() -> None:
+    port, token = random.randrange(40_000, 50_000), os.urandom(32)
+    with board(port, token) as house, board(port + 10, token) as unlucky, board(port + 20, token) as next_one:
+        pairs = [sockets._context.board for sockets in (house, unlucky, next_one)]
+        server, bad, good = (pair.public for pair in pairs if pair is not None)
+        house.admit([bad, good])
+        allowed = Broken(house._context.members._keys)
+        allowed.bad = (z85.encode(bad),)
+        house._context.members._keys = allowed
+        unlucky.send("127.0.0.1", port + 1, server, [b"bad"])
+        await until(lambda: house.refused()[1] > 0)
+        assert house._context.healthy()
+        next_one.send("127.0.0.1", port + 1, server, [b"good"])
+        async with asyncio.timeout(1.0):
+            assert (await house.receive()).frames == [b"good"]
+        assert house.unread() == 0

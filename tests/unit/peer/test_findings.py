@@ -172,3 +172,13 @@ def test_what_is_wrong_has_a_remedy() -> None:
     ]
     assert all(finding.remedy for finding in found if finding.level is not Level.OK)
     assert all("\n" not in finding.what + finding.remedy for finding in found)
+
+
+def test_each_family_of_addresses_has_its_own_remedy() -> None:
+    """A switch that snoops MLD badly drops IPv6 alone."""
+    six = replace(ETH, version=6, addresses=("fd00::1",))
+    assert "IPv6" in findings.link(six).what
+    assert "ff00::/8" in findings.link(replace(six, returned=False)).remedy
+    assert "ip -6 route" in findings.link(replace(six, problem="no route")).remedy
+    assert "MLD" in findings.link(replace(six, answered={"fd00::2"})).remedy
+    assert findings.link(replace(six, heard={"fd00::2"})).level is Level.OK
