@@ -153,9 +153,9 @@ class Board(Namespace):
         if interface == "eth0":
             self.address = address
 
-    def cable(self, *, plugged: bool, interface: str = "eth0") -> None:
-        """Pull the cable of an interface, or put it back; its addresses stay."""
-        self.ip(f"link set {interface} {'up' if plugged else 'down'}")
+    def interface(self, *, up: bool, name: str = "eth0") -> None:
+        """Take an interface of the board down, or up again. Its IPv6 addresses stay away."""
+        self.ip(f"link set {name} {'up' if up else 'down'}")
 
 
 class Lan(Sequence[Board]):
@@ -175,6 +175,10 @@ class Lan(Sequence[Board]):
 
     def __len__(self) -> int:
         return len(self._boards)
+
+    def cable(self, index: int, *, plugged: bool, segment: int = 0) -> None:
+        """Pull the cable of a board out of the switch, or put it back: no carrier, and all addresses stay."""
+        self._switch.ip(f"link set {_port(index, segment)} {'up' if plugged else 'down'}")
 
     def block_multicast(self, *, blocked: bool = True) -> None:
         """Pass no multicast packet on, or pass them again. Broadcasts pass, so IPv4 works on and IPv6 does not."""

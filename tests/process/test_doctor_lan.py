@@ -51,5 +51,5 @@ def test_interfaces_that_cannot_do_it(boards: Lan, daemons: Daemons) -> None:
     boards[0].ip("link set eth0 multicast off")
     assert "switched off on eth0" in network(boards, daemons, 0)["wrong"]["what"]
     boards[0].ip("link set eth0 multicast on")
-    boards[0].cable(plugged=False)
+    boards[0].interface(up=False)
     assert "eth0" in network(boards, daemons, 0)["note"]["what"]
