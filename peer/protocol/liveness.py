@@ -299,8 +299,13 @@ class Liveness:
         return self._say.tell_all(self._say.news(member, Status.SUSPECT))
 
     def _died(self, member: Member, reason: str, *, tell: bool, now: float) -> list[ControlEffect]:
-        # Told before it is marked: the dead one hears of it too, and may be alive after all.
-        effects = self._say.tell_all(self._say.news(member, Status.DEAD)) if tell else []
+        effects: list[ControlEffect] = []
+        if tell:
+            # The dead one hears of it too, and may be alive after all. Not other suspects: where we are the one who is
+            # cut off, what waits for them is old when it arrives.
+            news = self._say.news(member, Status.DEAD)
+            for peer in [*(m.peer for m in self._roster.others(Status.ALIVE)), member.peer]:
+                effects += self._say.to(peer, news)
         self.forget(member.peer)
         self._roster.mark(member.peer, Status.DEAD, reason, now)
         if member.peer not in self._roster.strangers:

@@ -99,12 +99,12 @@ def stop(row: Row) -> None:
 def cable(row: Row) -> None:
     row.gather()
     since = time.monotonic()
-    row.boards[row.victim].cable(plugged=False)
+    row.boards.cable(row.victim, plugged=False)
     row.until("cable: suspected by all", lambda: row.believed("suspect", "dead"), since)
     row.until("cable: dead to all", lambda: row.believed("dead"), since)
     time.sleep(5.0)
     since = time.monotonic()
-    row.boards[row.victim].cable(plugged=True)
+    row.boards.cable(row.victim, plugged=True)
     row.until("cable: in everyone's ring after it is back", lambda: row.daemons.one_ring(*row.all), since)
 
 

@@ -76,7 +76,7 @@ def run(fault: str, seed: int, boards: int, python: Path) -> Run:
             time.sleep(2.0 + rng.random())
             since, name = time.monotonic(), made[victim].name
             if fault == "cable":
-                made[victim].cable(plugged=False)
+                made.cable(victim, plugged=False)
             else:
                 os.kill(nodes[victim].process.pid, signal.SIGKILL if fault == "crash" else signal.SIGSTOP)
             others = [node for index, node in enumerate(nodes) if index != victim]

@@ -122,10 +122,9 @@ class Namespace:
 class Board(Namespace):
     """A machine on the LAN: `eth0` is on the first segment, `eth1` on the second, and so on."""
 
-    def __init__(self, index: int, switch: Namespace, *, ipv4: bool, ipv6: bool) -> None:
+    def __init__(self, index: int, *, ipv4: bool, ipv6: bool) -> None:
         super().__init__(f"board{index}")
         self.index = index
-        self._switch = switch
         self.address = f"10.77.1.{index + 1}" if ipv4 else f"fd77:1::{index + 1:x}"  # of eth0
         self._ipv4 = ipv4
         self._ipv6 = ipv6
@@ -154,13 +153,9 @@ class Board(Namespace):
         if interface == "eth0":
             self.address = address
 
-    def cable(self, *, plugged: bool, interface: str = "eth0") -> None:
-        """Pull the cable of an interface, or put it back.
-
-        It is the switch's port that goes down: the board loses the carrier and keeps its addresses, as with a cable.
-        """
-        segment = int(interface.removeprefix("eth"))
-        self._switch.ip(f"link set {_port(self.index, segment)} {'up' if plugged else 'down'}")
+    def interface(self, *, up: bool, name: str = "eth0") -> None:
+        """Take an interface of the board down, or up again. Its IPv6 addresses stay away."""
+        self.ip(f"link set {name} {'up' if up else 'down'}")
 
 
 class Lan(Sequence[Board]):
@@ -180,6 +175,10 @@ class Lan(Sequence[Board]):
 
     def __len__(self) -> int:
         return len(self._boards)
+
+    def cable(self, index: int, *, plugged: bool, segment: int = 0) -> None:
+        """Pull the cable of a board out of the switch, or put it back: no carrier, and all addresses stay."""
+        self._switch.ip(f"link set {_port(index, segment)} {'up' if plugged else 'down'}")
 
     def block_multicast(self, *, blocked: bool = True) -> None:
         """Pass no multicast packet on, or pass them again. Broadcasts pass, so IPv4 works on and IPv6 does not."""
@@ -224,7 +223,7 @@ def lan(count: int, *, segments: int = 1, ipv4: bool = True, ipv6: bool = True) 
         boards: list[Board] = []
         stack.callback(_take_down, boards)
         for index in range(count):
-            boards.append(Board(index, switch, ipv4=ipv4, ipv6=ipv6))
+            boards.append(Board(index, ipv4=ipv4, ipv6=ipv6))
         for segment in range(segments):
             bridge = f"segment{segment}"
             # A new bridge must not wait for queriers, nor learn who listens: it passes everything on at once.

@@ -73,5 +73,5 @@ def test_interfaces_that_cannot_do_it(boards: Lan, daemons: Daemons) -> None:
     assert off["level"] == "wrong"
     assert "switched off on eth0" in off["what"]
     boards[0].ip("link set eth0 multicast on")
-    boards[0].cable(plugged=False)
+    boards[0].interface(up=False)
     assert "eth0" in network(boards, daemons, 0)[0]["what"]

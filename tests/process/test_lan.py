@@ -62,9 +62,9 @@ def test_a_board_that_is_killed_stopped_hung_or_unplugged_leaves_the_ring_and_co
     gone()
     daemons.signal(2, signal.SIGCONT)
     back()
-    boards[2].cable(plugged=False)
+    boards.cable(2, plugged=False)
     gone()
-    boards[2].cable(plugged=True)
+    boards.cable(2, plugged=True)
     back()
 
 

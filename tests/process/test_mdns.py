@@ -227,8 +227,8 @@ def test_a_lan_with_ipv6_only() -> None:
 def test_two_interfaces_and_the_allow_list() -> None:
     with lan(3, segments=2, ipv6=False) as boards:
         # The first board is on both networks, the others on one each.
-        boards[1].cable(plugged=False, interface="eth1")
-        boards[2].cable(plugged=False, interface="eth0")
+        boards[1].interface(up=False, name="eth1")
+        boards[2].interface(up=False, name="eth0")
         everywhere = Watched(boards[0], 1)
         left, right = Watched(boards[1], 2, "--interface", "eth0"), Watched(boards[2], 3, "--interface", "eth1")
         with watched(left, right):
@@ -372,12 +372,12 @@ def test_no_network_at_all_and_no_such_interface() -> None:
 
 def test_an_interface_that_is_down_comes_up() -> None:
     with lan(2, ipv6=False) as boards:
-        boards[0].cable(plugged=False)
+        boards[0].interface(up=False)
         one, two = Watched(boards[0], 1), Watched(boards[1], 2)
         with watched(one, two):
             text = one.wait_kind("problem").facts["text"]
             assert "no interface sends multicast (eth0:" in text
-            boards[0].cable(plugged=True)
+            boards[0].interface(up=True)
             one.sees(two)
             two.sees(one)
 

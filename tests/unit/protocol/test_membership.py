@@ -567,6 +567,19 @@ def test_a_silent_member_is_asked_for_then_suspected_by_all_and_dead() -> None:
     assert now + PACE.suspect_shortest_s <= died_at(one, 3) <= now + PACE.suspect_longest_s + 0.1
 
 
+def test_who_hears_nobody_tells_nobody_that_the_others_are_dead() -> None:
+    """It is cut off itself; what waited for the others would be believed when the cable is back."""
+    one = ring_of(2, 3, 4)
+    told = []
+    while any(status(one, index) is not DEAD for index in (2, 3, 4)):
+        now = one.deadline()
+        assert now is not None
+        told += [(e.to.peer, e.message) for e in one.handle(TimerDue(), now) if isinstance(e, SendControl)]
+    verdicts = [(to, m) for to, m in told if isinstance(m, Rumour) and m.status is DEAD]
+    assert verdicts
+    assert all(to == m.about for to, m in verdicts)
+
+
 def test_nobody_is_judged_while_messages_lie_unread() -> None:
     """The pongs may be among them; a few that have just come are nothing."""
     behind, few = ring_of(2, 3, 4), ring_of(2, 3, 4)
