@@ -12,6 +12,7 @@ from peer.protocol.effects import Answer, Deliver
 from peer.protocol.events import CancelRequested, Event, Mode, Submission, Submitted
 from peer.protocol.types import MAX_BATCH, Exchange, ModelId, PeerId, RequestId, View
 from peer.reports import (
+    DEFAULT_DEADLINE_S,
     BoardCostReport,
     ExplainReport,
     InferQuery,
@@ -25,7 +26,6 @@ from runtime.images import decode_rows
 from runtime.plan import ModelPlan
 from runtime.scores import likeliest, unpack
 
-DEFAULT_DEADLINE_S = 30.0
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
 

@@ -47,7 +47,11 @@ class Patience:
         seen = self._seen.get(model)
         return FIRST_ROUND_S if seen is None else min(LONGEST_ROUND_S, max(SHORTEST_ROUND_S, _USUAL * seen.round_s))
 
+    def run_s(self, model: ModelId) -> float:
+        """How long an attempt took of late, seconds; 0 when nothing is known."""
+        seen = self._seen.get(model)
+        return 0.0 if seen is None else seen.run_s
+
     def rerun_s(self, model: ModelId) -> float:
         """How long another attempt will take, seconds; 0 when nothing is known."""
-        seen = self._seen.get(model)
-        return 0.0 if seen is None else _RERUN * seen.run_s
+        return _RERUN * self.run_s(model)

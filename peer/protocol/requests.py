@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from peer.errors import LocalProtocolError, NoSuchModel, Refused
+from peer.errors import LocalProtocolError, NoSuchModel
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.effects import Deliver, Effect, Send
@@ -35,6 +35,7 @@ from peer.protocol.participant import Participant
 from peer.protocol.participant import Phase as ParticipantPhase
 from peer.protocol.patience import Patience
 from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View, boot
+from peer.protocol.waiting import WaitingRoom, turned_away
 
 Move = Callable[[Participant], list[Effect]]
 Decision = Callable[[Coordinator], list[Effect]]
@@ -46,7 +47,9 @@ _USABLE = (Status.ALIVE, Status.SUSPECT, Status.LEFT)
 class RequestLimits:
     """Bounds of one board; all times in seconds."""
 
-    coordinated: int = 32  # requests asked of this board at once; more are refused, to be tried again
+    coordinated: int = 64  # requests asked of this board, those that wait included; more are refused as busy
+    active: int = 4  # of these under way at once: more would only take turns, and rounds would seem late
+    waiting_bytes: int = 64 * 1024 * 1024  # what the inputs of those that wait may take
     participated: int = 64  # shards computed at once for all coordinators
     early_codes: int = 256  # code messages kept for assignments still on their way
     early_bytes: int = 32 * 1024 * 1024  # what their bodies may take together
@@ -64,6 +67,7 @@ class Requests:
         self._limits = limits
         self._patience = Patience()
         self._coordinators: dict[RequestId, Coordinator] = {}
+        self._waiting = WaitingRoom(limit_bytes=limits.waiting_bytes)
         self._participants: dict[AttemptKey, Participant] = {}
         self._early: OrderedDict[AttemptKey, tuple[float, list[tuple[Codes, PeerId | None]]]] = OrderedDict()
         self._over: OrderedDict[AttemptKey, None] = OrderedDict()
@@ -71,13 +75,16 @@ class Requests:
 
     @property
     def idle(self) -> bool:
-        return not self._coordinators and not self._participants
+        return not self._coordinators and not self._participants and not self._waiting
 
     def deadline(self) -> float | None:
         """Local monotonic time at which a TimerDue is wanted, or None."""
         times = [c.deadline() for c in self._coordinators.values()]
         times += [p.deadline() for p in self._participants.values()]
         times += [at for at, _ in self._early.values()]
+        waiting_until = self._waiting.deadline()
+        if waiting_until is not None:
+            times.append(waiting_until)
         return min(times, default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -100,7 +107,7 @@ class Requests:
             case AnswerFailed(request=request):
                 effects = self._coordinator(request, lambda c: c.answer_failed(event))
             case CancelRequested(request=request):
-                effects = self._coordinator(request, lambda c: c.cancel())
+                effects = self._cancel(request)
             case PeerLost(peer=peer):
                 effects = self._lost(peer, now)
             case ViewChanged(view=view):
@@ -114,14 +121,18 @@ class Requests:
             case TimerDue():
                 effects = self._each_coordinator(lambda c: c.timer(self.view, now))
                 effects += self._each_participant(lambda p: p.timer(now))
+                effects += self._waiting.expire(now)
                 self._expire_early(now)
             case _ as never:
                 assert_never(never)
-        return effects
+        return effects + self._begin_waiting(now)
 
     def check(self) -> None:
         """Invariants, for tests."""
-        assert len(self._coordinators) <= self._limits.coordinated
+        assert len(self._coordinators) <= self._limits.active
+        assert len(self._coordinators) + len(self._waiting) <= self._limits.coordinated
+        assert not self._waiting or len(self._coordinators) == self._limits.active
+        assert not any(request in self._waiting for request in self._coordinators)
         assert len(self._participants) <= self._limits.participated
         early = [codes for _, kept in self._early.values() for codes in kept]
         assert len(early) <= self._limits.early_codes
@@ -135,18 +146,38 @@ class Requests:
             participant.check()
 
     def _submit(self, submission: Submission, now: float) -> list[Effect]:
-        if submission.request in self._coordinators:
-            raise LocalProtocolError(f"request {submission.request:016x} was submitted twice")
-        facts = self._models.get(submission.model)
-        if facts is None:
-            unknown = NoSuchModel(f"model {submission.model[:12]} is not on this board")
-            return [Deliver(request=submission.request, result=unknown)]
-        if len(self._coordinators) >= self._limits.coordinated:
-            error = Refused(f"busy with {len(self._coordinators)} requests; try again in a moment")
-            return [Deliver(request=submission.request, result=error)]
-        coordinator = Coordinator(submission=submission, facts=facts, patience=self._patience, now=now)
-        self._coordinators[submission.request] = coordinator
-        return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
+        request = submission.request
+        if request in self._coordinators or request in self._waiting:
+            raise LocalProtocolError(f"request {request:016x} was submitted twice")
+        if submission.model not in self._models:
+            return [Deliver(request=request, result=_unknown(submission.model))]
+        held = len(self._coordinators) + len(self._waiting)
+        if held >= self._limits.coordinated or not self._waiting.has_room(submission):
+            turns_s = held / self._limits.active * self._patience.run_s(submission.model)
+            return [turned_away(request, held=held, turns_s=turns_s)]
+        self._waiting.enter(submission, now)
+        return []
+
+    def _cancel(self, request: RequestId) -> list[Effect]:
+        if request in self._waiting:
+            return [self._waiting.cancel(request)]
+        return self._coordinator(request, lambda c: c.cancel())
+
+    def _begin_waiting(self, now: float) -> list[Effect]:
+        """Whoever has waited longest, as far as there is room."""
+        effects: list[Effect] = []
+        while self._waiting and len(self._coordinators) < self._limits.active:
+            submitted_at, submission = self._waiting.call()
+            request = submission.request
+            facts = self._models.get(submission.model)
+            if facts is None:
+                effects.append(Deliver(request=request, result=_unknown(submission.model)))
+                continue
+            self._coordinators[request] = Coordinator(
+                submission=submission, facts=facts, patience=self._patience, now=submitted_at
+            )
+            effects += self._coordinator(request, lambda c: c.begin(self.view, now))
+        return effects
 
     def _message(self, message: DataMessage, sender: PeerId | None, now: float) -> list[Effect]:
         """Another board's message. What only one board may say is dropped from everybody else."""
@@ -326,3 +357,7 @@ class Requests:
 
     def _each_coordinator(self, move: Decision) -> list[Effect]:
         return [effect for request in list(self._coordinators) for effect in self._coordinator(request, move)]
+
+
+def _unknown(model: ModelId) -> NoSuchModel:
+    return NoSuchModel(f"model {model[:12]} is not on this board")
