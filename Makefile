@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz check format bench clean
+.PHONY: help demo test fuzz sim check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
 	@echo "make fuzz    a million hostile frames"
+	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make format  rewrite the code in the house format"
@@ -36,6 +37,9 @@ test: $(VENV)/.test
 fuzz: $(VENV)/.test
 	TOKENRING_FUZZ=1000000 $(BIN)/python -m pytest tests/unit/protocol/test_wire_hostile.py
 
+sim: $(VENV)/.test
+	TOKENRING_SIM_SEEDS=2000 TOKENRING_SIM_HOURS=2.5 $(BIN)/python -m pytest -s tests/sim/test_membership_sim.py
+
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,6 +54,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.round_overhead
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
+	$(BIN)/python -m tools.bench.fresh_board
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,4 +1,4 @@
-"""The models of this board: found, verified, and loaded when they are first needed."""
+"""The models of this board: found, verified, loaded when they are first needed, and added while the board serves."""
 
 import logging
 import threading
@@ -18,17 +18,29 @@ MAX_MODELS = 64
 
 
 class Catalog(Mapping[ModelId, Model]):
-    """Verified models by id. Looking one up loads it; safe from several threads."""
+    """Verified models by id. Looking one up loads it; safe from several threads.
 
-    def __init__(self, folder: Path, settings: SessionSettings, default: str | None) -> None:
-        """Verify every model below `folder`. Raises ConfigError when none can be used, or the default cannot."""
+    A board may have none: `default` is None then, and `problem` says why.
+    """
+
+    def __init__(
+        self, folder: Path, settings: SessionSettings, default: str | None, *, fetched: Path | None = None
+    ) -> None:
+        """Verify every model below `folder`, and below `fetched` where it is another folder and exists.
+
+        Raises ConfigError when there are models and the one named as the default is not among them.
+        """
         self._settings = settings
         self._lock = threading.Lock()
         self._loaded: dict[ModelId, Model] = {}
+        # Replaced as a whole and never changed: other threads walk through them.
         self._folders: dict[ModelId, Path] = {}
         self._plans: dict[ModelId, ModelPlan] = {}
         refusals: dict[str, str] = {}
-        for place in _candidates(folder):
+        places = _candidates(folder)
+        if fetched is not None and fetched != folder:
+            places += _candidates(fetched)
+        for place in places:
             try:
                 plan = open_model(place)
             except RuntimeFailure as problem:
@@ -37,12 +49,15 @@ class Catalog(Mapping[ModelId, Model]):
                 continue
             self._plans[ModelId(plan.model_id)] = plan
             self._folders[ModelId(plan.model_id)] = place
+        self.problem = ""
         if not self._plans:
             why = next(iter(refusals.values()), "there is no folder with a manifest.json")
-            raise ConfigError(f"no usable model in {folder}: {why}; name another folder with --models")
+            self.problem = f"no usable model in {folder}: {why}; name another folder with --models"
         self.default = self._choose(default, refusals)
 
-    def _choose(self, name: str | None, refusals: Mapping[str, str]) -> ModelId:
+    def _choose(self, name: str | None, refusals: Mapping[str, str]) -> ModelId | None:
+        if not self._plans:
+            return None
         by_name = {plan.name: model for model, plan in self._plans.items()}
         if name is None:
             return by_name[min(by_name)]
@@ -65,8 +80,30 @@ class Catalog(Mapping[ModelId, Model]):
     def plan(self, model: ModelId) -> ModelPlan:
         return self._plans[model]
 
+    def place(self, model: ModelId) -> Path | None:
+        """The folder of a model, or None where this board does not hold it."""
+        return self._folders.get(model)
+
+    def add(self, folder: Path) -> ModelId:
+        """Verify and load a model that was put into `folder`, and hold it from now on. Raises RuntimeFailure."""
+        model = Model.load(folder, self._settings)
+        model.codec(model.plan.default_codec)
+        name = ModelId(model.plan.model_id)
+        with self._lock:
+            self._loaded[name] = model
+            self._folders = {**self._folders, name: folder}
+            self._plans = {**self._plans, name: model.plan}
+            self.default = self.default or name
+            self.problem = ""
+        return name
+
     def named(self, name: str | None) -> ModelId:
         """The id of a model by its name; None is the default. Raises NoSuchModel."""
+        if self.default is None:
+            raise NoSuchModel(
+                "this board has no model yet; it gets one from the first board that does: see peerctl members, "
+                "or peerctl models fetch NAME"
+            )
         if name is None:
             return self.default
         for model, plan in self._plans.items():
@@ -93,6 +130,8 @@ class Catalog(Mapping[ModelId, Model]):
 def _candidates(folder: Path) -> list[Path]:
     try:
         found = sorted(place for place in folder.iterdir() if (place / "manifest.json").exists())
+    except FileNotFoundError:
+        return []
     except OSError as problem:
         raise ConfigError(f"the models folder {folder} cannot be read ({problem.strerror}); check --models") from None
     if len(found) > MAX_MODELS:

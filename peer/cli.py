@@ -18,6 +18,11 @@ _COMMANDS = {
     "members": ("peer.cli_members", "Who is here, in which state, and why."),
     "ring": ("peer.cli_members", "The order of the boards and the tokens each holds."),
     "models": ("peer.cli_models", "Models on this board and on the ring; check their digests."),
+    "token": ("peer.cli_cluster", "The cluster's token: make one, show it, rotate it."),
+    "join": ("peer.cli_cluster", "Enter the cluster that a token belongs to."),
+    "leave": ("peer.cli_cluster", "Finish, say goodbye, and end the daemon."),
+    "forget": ("peer.cli_cluster", "Take a board off the list; shut it out for good."),
+    "doctor": ("peer.cli_doctor", "Why boards do not see each other, with the remedy."),
     "bench": ("peer.cli_bench", "Measure the ring against one board alone."),
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

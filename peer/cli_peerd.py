@@ -47,6 +47,8 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     help="Another board to greet; may be repeated.",
 )
+@click.option("--interface", "interfaces", multiple=True, help="Look for boards here only; may be repeated  [all].")
+@click.option("--mdns/--no-mdns", default=None, help="Look for boards on the LAN by mDNS  [yes, beyond loopback].")
 @click.option("--name", help="This board's name  [the host's name].")
 @click.option("--socket", type=_PATH, help="Control socket for peerctl.")
 @click.option("--token-file", type=_PATH, help="File with the cluster's token.")
@@ -63,6 +65,8 @@ def _peerd(
     models: Path | None,
     listen: HostPort | None,
     seeds: tuple[HostPort, ...],
+    interfaces: tuple[str, ...],
+    mdns: bool | None,
     name: str | None,
     socket: Path | None,
     token_file: Path | None,
@@ -87,6 +91,8 @@ def _peerd(
         models=models,
         listen=listen,
         seeds=seeds or None,
+        interfaces=interfaces or None,
+        mdns=mdns,
         name=name,
         socket=socket,
         token_file=token_file,

@@ -6,6 +6,7 @@ Never logs or prints a token; errors name the file only.
 
 import base64
 import binascii
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -63,3 +64,16 @@ def write_token(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(text + "\n")
+
+
+def replace_token(path: Path, text: str) -> None:
+    """Put a token's text into `path`, whole or not at all, for its owner only; OSError when that fails."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    write_token(fresh, text)
+    fresh.replace(path)
+
+
+def cluster_tag(secret: bytes) -> str:
+    """What a board may tell the LAN of its cluster: 16 hexadecimal digits that reveal nothing of the token."""
+    return hashlib.blake2b(secret, digest_size=8, person=b"tokenring-tag").hexdigest()

@@ -19,7 +19,7 @@ from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, checkout_models, places
 
 DEFAULT_PORT = 7700
 # A board runs one stage at a time; more than a few requests in flight only wait inside instead of outside.
-DEFAULT_MAX_REQUESTS = 8
+DEFAULT_MAX_REQUESTS = 64
 _CONFIG_LIMIT_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -65,6 +65,8 @@ class Settings:
     models: Path | None = None
     listen: HostPort | None = None
     seeds: tuple[HostPort, ...] | None = None
+    interfaces: tuple[str, ...] | None = None
+    mdns: bool | None = None
     name: str | None = None
     socket: Path | None = None
     token_file: Path | None = None
@@ -89,6 +91,10 @@ class PeerdConfig:
     listen: HostPort
     # Addresses of other boards to greet at the start; each may be down for now.
     seeds: tuple[HostPort, ...]
+    # Names of the network interfaces on which boards are looked for; empty: all of them.
+    interfaces: tuple[str, ...]
+    # Whether boards are looked for, and this one is announced, by mDNS; never on loopback.
+    mdns: bool
     name: str
     socket: Path
     # None: no token was given, and the daemon admits whoever speaks to its port.
@@ -121,6 +127,8 @@ def load(
         models=_models(said.models, state_dir).absolute(),
         listen=said.listen or HostPort(host="127.0.0.1", port=DEFAULT_PORT),
         seeds=said.seeds or (),
+        interfaces=said.interfaces or (),
+        mdns=True if said.mdns is None else said.mdns,
         name=_name(said.name, system_socket.gethostname() if hostname is None else hostname),
         socket=(said.socket or here.socket).absolute(),
         token_file=_token_file(said.token_file, state_dir),
@@ -136,6 +144,13 @@ def load(
             "give a shorter one with --socket"
         )
     return config
+
+
+def token_place(environ: Mapping[str, str], *, uid: int) -> Path:
+    """Where a daemon of this user looks for its token; the file need not be there yet."""
+    here = places(environ, uid=uid)
+    said = _from_environment(environ).over(_from_file(None, here))
+    return (said.token_file or (said.state_dir or here.state_dir) / "token").absolute()
 
 
 def parse(text: str, *, origin: str) -> Settings:
@@ -181,7 +196,11 @@ def _value(key: str, value: object) -> object:
             return tuple(HostPort.parse(_text(item)) for item in value)
         case "threads":
             return parse_threads(value)
-        case "spinning":
+        case "interfaces":
+            if not isinstance(value, list):
+                raise ValueError('must be a list like ["eth0"]')
+            return tuple(_text(item) for item in value)
+        case "spinning" | "mdns":
             if not isinstance(value, bool):
                 raise ValueError("must be true or false")
             return value

@@ -24,12 +24,18 @@ from peer.control_protocol import (
 from peer.errors import BadFrame, DeadlineExceeded, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ExaminationReport,
+    FetchReport,
+    ForgetQuery,
     InferQuery,
     InferReport,
+    JoinQuery,
     MemberReport,
     ModelReport,
     RingReport,
+    RotationReport,
     StatusReport,
+    TokenReport,
     VerifyReport,
 )
 
@@ -79,6 +85,10 @@ class ControlClient:
         """Have the model's folder hashed again."""
         return from_json(VerifyReport, self._ask({"op": "verify", "model": model}), where="verify")
 
+    def fetch(self, model: str) -> FetchReport:
+        """Have a model fetched from other boards, or ask how far it is."""
+        return from_json(FetchReport, self._ask({"op": "fetch", "model": model}), where="fetch")
+
     def infer(self, query: InferQuery, images: Sequence[bytes]) -> tuple[InferReport, ...]:
         """Classify images as one batch; one report per image."""
         answer = self._ask({"op": "infer", **to_json(query)}, images)
@@ -86,6 +96,30 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
+
+    def token(self) -> TokenReport:
+        """The cluster's token."""
+        return from_json(TokenReport, self._ask({"op": "token"}), where="token")
+
+    def rotate(self) -> RotationReport:
+        """Give the cluster a new token."""
+        return from_json(RotationReport, self._ask({"op": "rotate"}), where="rotate")
+
+    def join(self, query: JoinQuery) -> RotationReport:
+        """Give the daemon another cluster's token."""
+        return from_json(RotationReport, self._ask({"op": "join", **to_json(query)}), where="join")
+
+    def forget(self, query: ForgetQuery) -> RotationReport:
+        """Take a board off every list."""
+        return from_json(RotationReport, self._ask({"op": "forget", **to_json(query)}), where="forget")
+
+    def leave(self) -> None:
+        """Tell the daemon to go; it answers before it does."""
+        self._ask({"op": "leave"})
+
+    def doctor(self) -> ExaminationReport:
+        """What the daemon finds in itself."""
+        return from_json(ExaminationReport, self._ask({"op": "doctor"}), where="doctor")
 
     def _ask(self, fields: Mapping[str, object], blobs: Sequence[bytes] = ()) -> Mapping[str, Any]:
         # Any: JSON values; from_json checks them.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from peer.control_protocol import (
     MAX_BODY_BYTES,
+    MAX_INPUT_NAME,
     MAX_REQUEST_HEADER_BYTES,
     PREFIX_BYTES,
     Header,
@@ -26,12 +27,18 @@ from peer.control_socket import inode, listen, remove
 from peer.errors import BadFrame, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ExaminationReport,
+    FetchReport,
+    ForgetQuery,
     InferQuery,
     InferReport,
+    JoinQuery,
     MemberReport,
     ModelReport,
     RingReport,
+    RotationReport,
     StatusReport,
+    TokenReport,
     VerifyReport,
 )
 
@@ -43,6 +50,7 @@ IDLE_DEADLINE_S = 60.0
 # Two of the largest requests may wait for the ring at once; a third is refused.
 MAX_WAITING_BYTES = 2 * MAX_BODY_BYTES
 _MAX_TOP = 1000
+_ADMINISTRATION = ("token", "rotate", "join", "leave", "forget", "doctor")
 
 _log = logging.getLogger(__name__)
 
@@ -65,15 +73,41 @@ class ControlApi(Protocol):
     async def verify(self, model: str) -> VerifyReport:
         """Hash the model's folder again; NoSuchModel, or CheckFailed naming the first wrong file."""
 
+    async def fetch(self, model: str) -> FetchReport:
+        """Begin to get a model from other boards, or tell how far it is; NotFetched, NoSuchModel when it failed."""
+
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
+
+
+class AdministrationApi(Protocol):
+    """What a person may do to the board itself; every method raises a PeerError when it is not granted."""
+
+    async def token(self) -> TokenReport:
+        """The cluster's token."""
+
+    async def rotate(self) -> RotationReport:
+        """A new token for the whole cluster."""
+
+    async def join(self, query: JoinQuery) -> RotationReport:
+        """Take another cluster's token."""
+
+    async def leave(self) -> None:
+        """Begin the daemon's orderly end."""
+
+    async def forget(self, query: ForgetQuery) -> RotationReport:
+        """Take a board off every list."""
+
+    async def doctor(self) -> ExaminationReport:
+        """What can be seen from inside the daemon."""
 
 
 class ControlServer:
     """Serves one unix socket; `async with control_server(...)` makes it and takes it away."""
 
-    def __init__(self, api: ControlApi) -> None:
+    def __init__(self, api: ControlApi, administration: AdministrationApi | None = None) -> None:
         self._api = api
+        self._administration = administration
         self._connections = 0
         self._waiting_bytes = 0
         # Connections between two requests, the longest idle first.
@@ -181,11 +215,13 @@ class ControlServer:
             return {"results": to_json(await self._api.infer(query, blobs))}
         if blobs:
             raise BadFrame("only infer takes images")
-        if operation == "verify":
+        if self._administration is not None and operation in _ADMINISTRATION:
+            return await _administer(self._administration, str(operation), arguments)
+        if operation in ("verify", "fetch"):
             model = arguments.pop("model", None)
-            if not isinstance(model, str) or arguments:
-                raise BadFrame("verify takes the name of one model")
-            return dict(to_json(await self._api.verify(model)))
+            if not isinstance(model, str) or not 0 < len(model) <= MAX_INPUT_NAME or arguments:
+                raise BadFrame(f"{operation} takes the name of one model")
+            return dict(to_json(await (self._api.verify if operation == "verify" else self._api.fetch)(model)))
         if arguments:
             raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
         match operation:
@@ -199,6 +235,27 @@ class ControlServer:
                 return {"models": to_json(await self._api.models())}
             case _:
                 raise BadFrame(f"unknown operation {str(operation)[:80]!r}; is peerctl of another version?")
+
+
+async def _administer(
+    api: AdministrationApi, operation: str, arguments: Mapping[str, Any]
+) -> Mapping[str, object]:  # Any: as in _carry_out
+    if operation == "join":
+        return dict(to_json(await api.join(from_json(JoinQuery, arguments, strict=True, where="join"))))
+    if operation == "forget":
+        return dict(to_json(await api.forget(from_json(ForgetQuery, arguments, strict=True, where="forget"))))
+    if arguments:
+        raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
+    match operation:
+        case "token":
+            return dict(to_json(await api.token()))
+        case "rotate":
+            return dict(to_json(await api.rotate()))
+        case "doctor":
+            return dict(to_json(await api.doctor()))
+        case _:
+            await api.leave()
+            return {}
 
 
 def check_query(query: InferQuery, images: int) -> None:
@@ -218,11 +275,13 @@ def check_query(query: InferQuery, images: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def control_server(api: ControlApi, path: Path) -> AsyncIterator[ControlServer]:
+async def control_server(
+    api: ControlApi, path: Path, administration: AdministrationApi | None = None
+) -> AsyncIterator[ControlServer]:
     """Serve `api` on the unix socket `path` while the block runs; ConfigError when another daemon answers there."""
     listener = listen(path)
     ours = inode(path)
-    server = ControlServer(api)
+    server = ControlServer(api, administration)
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -35,6 +35,7 @@ from peer.zmq_transport import TICK_S, DataSockets
 _log = logging.getLogger(__name__)
 _DATA = (Assign, Codes, Feature, Failed, Cancel)
 _WAKE = [b""]  # what ends a receive when the event loop has something to say
+_IDLE_S = 15.0  # how long a board that stands by sleeps at most
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
 _FRAMING_LONG_BYTES = 9  # frames over 255 bytes: flags and eight bytes
 _CURVE_BYTES = 33  # CurveZMQ MESSAGE command: name, nonce, authenticator, flags
@@ -66,14 +67,25 @@ class DataPlane(threading.Thread):
         self._inbox: deque[Event] = deque()
         self._stopping = False
         self._tick_at = 0.0
+        self._step_at: float | None = None  # since when the thread has been in one step
         self._traffic: dict[AttemptKey, int] = {}
         # In a direct exchange one message goes to every board: it is encoded once.
         self._encoded: tuple[DataMessage | None, list[bytes]] = (None, [])
+
+    @property
+    def machine_counters(self) -> Counter[str]:
+        """What the request machine counted; may be read by other threads."""
+        return self._machine.counters
 
     def submit(self, event: Event) -> None:
         """Hand an event to the machine; called by the event loop's thread only."""
         self._inbox.append(event)
         self._sockets.wake()
+
+    def stuck_s(self) -> float:
+        """How long the thread has been in its current step; read by other threads, a torn value does no harm."""
+        step_at = self._step_at
+        return 0.0 if step_at is None else time.monotonic() - step_at
 
     def stop(self) -> None:
         """End the thread after the current effect; called by the event loop's thread only."""
@@ -95,13 +107,15 @@ class DataPlane(threading.Thread):
     def _turn(self) -> None:
         """Stand by until something happens; in the middle of a request, take one message after the other."""
         if self._machine.idle and not self._inbox:
+            self._compute.idle(time.monotonic())
             deadline = self._machine.deadline()
-            self._sockets.wait(None if deadline is None else deadline - time.monotonic())
+            self._sockets.wait(_IDLE_S if deadline is None else min(_IDLE_S, deadline - time.monotonic()))
             self._tick()
         try:
-            frames = self._sockets.receive()
-            if frames is not None and frames != _WAKE:
-                self._dispatch(MessageReceived(message=self._data(wire.decode(frames))))
+            received = self._sockets.receive()
+            if received is not None and received.frames != _WAKE:
+                message = self._data(wire.decode(received.frames))
+                self._dispatch(MessageReceived(message=message, sender=received.sender))
         except RemoteProtocolError as problem:
             self._refuse(problem)
         while self._inbox:
@@ -138,10 +152,12 @@ class DataPlane(threading.Thread):
             self._link(first.view)
         pending: list[Event] = [first]
         for event in pending:  # grows while it is walked
+            self._step_at = time.monotonic()
             for effect in self._machine.handle(event, time.monotonic()):
                 following = self._perform(effect)
                 if following is not None:
                     pending.append(following)
+        self._step_at = None
 
     def _perform(self, effect: Effect) -> Event | None:
         match effect:
@@ -174,7 +190,7 @@ class DataPlane(threading.Thread):
         if isinstance(message, Feature):
             message = self._with_traffic(message, key, remote=effect.to != self._machine.view.self_id)
         if effect.to == self._machine.view.self_id:
-            return MessageReceived(message=message)
+            return MessageReceived(message=message, sender=effect.to)
         known, frames = self._encoded
         if message is not known:
             frames = wire.encode(message)
@@ -208,6 +224,7 @@ class DataPlane(threading.Thread):
             if member.peer == view.self_id:
                 continue
             if member.status in (Status.ALIVE, Status.SUSPECT):
-                self._sockets.connect(member.peer, member.endpoint.host, member.endpoint.data_port)
-            else:
+                place = member.endpoint
+                self._sockets.connect(member.peer, place.host, place.data_port, member.public_key)
+            elif member.status is not Status.LEFT:  # who leaves hears the end of what it has begun
                 self._sockets.disconnect(member.peer)

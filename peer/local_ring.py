@@ -192,8 +192,21 @@ def _wait(ring: LocalRing, until: float, progress: Callable[[str], None]) -> Non
             names = ", ".join(board.name for board in waiting)
             raise NotEnoughBoards(f"{names} did not see {total} boards in time; give more with --timeout")
         waiting = [board for board in waiting if not _sees(board, total)]
+        _check_models(waiting, total)
         progress(f"{total - len(waiting)} of {total} boards see the whole ring")
         time.sleep(_POLL_S if waiting else 0)
+
+
+def _check_models(waiting: list[_Board], total: int) -> None:
+    """Boards that all have no model would wait for each other for ever. Raises Refused with their reason."""
+    reasons = []
+    for board in waiting if len(waiting) == total else ():
+        with contextlib.suppress(PeerError), ControlClient(board.socket, timeout_s=_ANSWER_S) as client:
+            status = client.status()
+            if not status.models and status.not_ready is not None:
+                reasons.append(status.not_ready)
+    if reasons and len(reasons) == total:
+        raise Refused(f"no board has a model: {reasons[0]}")
 
 
 def _sees(board: _Board, total: int) -> bool:
@@ -229,17 +242,22 @@ def _last_words(board: _Board) -> str:
     return f"it ended with {board.process.returncode} and said nothing"
 
 
+def free_port() -> int:
+    """A port for one more daemon on loopback, with the three above it."""
+    return _free_ports(1)[0]
+
+
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, each with a free one above it for a daemon's second listener."""
+    """Ports that nobody uses now, each with the three above it free for a daemon's other listeners."""
     chosen: list[int] = []
     with contextlib.ExitStack() as held:
         while len(chosen) < count:
             first = held.enter_context(socket.socket())
             first.bind((_LOOPBACK, 0))
             port: int = first.getsockname()[1]
-            above = held.enter_context(socket.socket())
             try:
-                above.bind((_LOOPBACK, port + 1))
+                for above in (port + 1, port + 2, port + 3):
+                    held.enter_context(socket.socket()).bind((_LOOPBACK, above))
             except (OSError, OverflowError):
                 continue
             chosen.append(port)

@@ -1,32 +1,47 @@
 """One board: builds the parts, starts and stops them in order, and answers the control socket. The composition root."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
+from peer.acquaintances import Acquaintances
+from peer.administration import Administration, Vitals
+from peer.bulk_plane import BulkPlane
 from peer.catalog import Catalog
-from peer.cluster_token import read_token
+from peer.cluster_lock import LOOPBACK, read_lock, write_lock
+from peer.cluster_token import cluster_tag
 from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.data_plane import DataPlane
-from peer.errors import ConfigError, PeerError, Refused
+from peer.discovery import Announcement
+from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
 from peer.identity import next_identity
 from peer.inference import Inference
+from peer.lookout import Lookout
+from peer.mdns import MdnsDiscovery
+from peer.model_reports import model_report, nameless_report
+from peer.partial_copy import target_of
 from peer.protocol import ring
+from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
 from peer.protocol.effects import Deliver
-from peer.protocol.events import ViewChanged
-from peer.protocol.membership import Address, Membership, Pace
+from peer.protocol.events import ModelsChanged, ViewChanged
+from peer.protocol.holders import holding
+from peer.protocol.liveness import Pace
+from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits, Requests
-from peer.protocol.types import Endpoint, Member, ModelId, PeerId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
-    CodecErrorReport,
-    CodecReport,
+    FetchReport,
     InferQuery,
     InferReport,
     MemberReport,
@@ -35,15 +50,17 @@ from peer.reports import (
     StatusReport,
     VerifyReport,
 )
+from peer.revocations import read_revoked, write_revoked
+from peer.supply import Supply
 from peer.worker import Worker
-from peer.zmq_transport import ClusterKeys, ControlSockets, DataSockets, ZmqContext
-from runtime.plan import CodecSpec
+from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
+from runtime.plan import ModelPlan
 from runtime.stage import SessionSettings
 
 _log = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
+_T = TypeVar("_T")
 
 
 class DataPlaneCrash(PeerError):
@@ -61,25 +78,48 @@ class Node:
         self._draining = False
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
-        keys = _keys(config)
-        if port > 65534:
-            raise ConfigError(f"port {port} leaves no room for the data port above it; choose one below 65535")
-        self._catalog = Catalog(config.models, self._settings(), config.default_model)
+        if port > HIGHEST_PORT:
+            raise ConfigError(f"port {port} leaves no room for the three ports above it; choose a lower one")
+        self._lock = read_lock(config)
+        fetched = config.state_dir / "models"
+        self._catalog = Catalog(config.models, self._settings(), config.default_model, fetched=fetched)
         identity = next_identity(config.state_dir)
+        self._cloned = identity.cloned
+        self._acquaintances = Acquaintances(config.state_dir)
+        self._view_changed = asyncio.Event()
         wildcard = host in ("0.0.0.0", "::", "*")
         self._me = Member(
             peer=identity.peer,
             name=config.name,
             # A board that listens everywhere leaves its host empty: others take the address its messages come from.
-            endpoint=Endpoint(host="" if wildcard else host, control_port=port, data_port=port + 1),
+            endpoint=Endpoint(host="" if wildcard else host, port=port),
+            public_key=identity.keys.public,
             incarnation=identity.incarnation,
             status=Status.ALIVE,
             models=frozenset(self._catalog),
         )
-        self._encrypted = keys is not None
-        self._zmq = ZmqContext(keys)
-        self._control_sockets = ControlSockets(self._zmq, "" if wildcard else host, port)
-        self._data_sockets = DataSockets(self._zmq, "" if wildcard else host, port + 1)
+        self._encrypted = self._lock is not None
+        self._zmq = ZmqContext(identity.keys if self._encrypted else None)
+        listen = "" if wildcard else host
+        self._control_sockets = ControlSockets(self._zmq, listen, port, self._lock.token if self._lock else None)
+        self._data_sockets = DataSockets(self._zmq, listen, self._me.endpoint.data_port)
+        self._bulk_sockets = DataSockets(self._zmq, listen, self._me.endpoint.bulk_port, BULK)
+        self._lookout = self._make_lookout()
+
+    def _make_lookout(self) -> Lookout | None:
+        """Eyes for the LAN; none on loopback, where nobody else can be."""
+        host = self._config.listen.host
+        if self._lock is None or not self._config.mdns or host in LOOPBACK:
+            return None
+        announcement = Announcement(
+            peer=self._me.peer,
+            tag=cluster_tag(self._lock.token),
+            version=PROTOCOL_VERSION,
+            port=self._me.endpoint.port,
+            hosts=(self._me.endpoint.host,) if self._me.endpoint.host else (),
+        )
+        discovery = MdnsDiscovery(announcement, allowed=self._config.interfaces)
+        return Lookout(discovery, announcement, on_sighting=lambda at: self._control.handle(Sighted(address=at)))
 
     def _settings(self) -> SessionSettings:
         prepack = {Prepack.AUTO: None, Prepack.ON: True, Prepack.OFF: False}[self._config.prepack]
@@ -92,49 +132,79 @@ class Node:
         self._build(loop, crashed)
         await asyncio.to_thread(self._load_default)
         self._plane.start()
+        self._bulk.start()
         self._on_view(self._control.view())
         try:
-            async with control_server(self, self._config.socket), asyncio.TaskGroup() as tasks:
+            administration = self._administration(stop)
+            async with control_server(self, self._config.socket, administration), asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._control.receive(), name="control-receive"),
+                    tasks.create_task(self._control.receive_at_door(), name="door-receive"),
                     tasks.create_task(self._control.keep_time(), name="control-timer"),
                     tasks.create_task(self._watch(), name="watch"),
-                    tasks.create_task(_forward(crashed), name="data-plane"),
+                    tasks.create_task(self._take_notes(), name="notes"),
+                    tasks.create_task(self._supply.run(), name="supply"),
+                    tasks.create_task(_forward(crashed), name="planes"),
                 ]
+                if self._lookout is not None:
+                    running.append(tasks.create_task(self._lookout.announce(), name="announce"))
+                    running.append(tasks.create_task(self._lookout.watch(), name="look-out"))
                 self._ready = True
-                _log.info("ready: %s (%s) on %s", self._me.name, self._me.peer, self._config.listen)
+                state = self._not_ready() or "ready"
+                _log.info("%s: %s (%s) on %s", state, self._me.name, self._me.peer, self._config.listen)
                 await stop.wait()
                 await self._drain()
                 for task in running:
                     task.cancel()
         finally:
+            self._bulk.stop()
             self._plane.stop()
             await asyncio.to_thread(self._plane.join, 5.0)
+            await asyncio.to_thread(self._bulk.join, 5.0)
             self._control_sockets.close()
             self._zmq.close()
 
     def _load_default(self) -> None:
         """What the first request will need; the rest is loaded when it is asked for."""
+        if self._catalog.default is None:
+            _log.warning("%s; waiting for a board that has one", self._catalog.problem)
+            return
         model = self._catalog[self._catalog.default]
         model.codec(model.plan.default_codec)
 
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
         now = time.monotonic()
         seeds = tuple(Address(host=seed.host, port=seed.port) for seed in self._config.seeds)
-        membership = Membership(me=self._me, seeds=seeds, pace=Pace(), now=now)
-        self._control = ControlPlane(sockets=self._control_sockets, machine=membership, on_view=self._on_view)
-        self._worker = Worker(self._catalog)
+        membership = Membership(
+            me=self._me,
+            seeds=seeds,
+            remembered=self._acquaintances.read(),
+            lock=self._lock,
+            revoked=read_revoked(self._config.state_dir),
+            pace=Pace(),
+            rng=random.Random(),
+            now=now,
+        )
+        self._control = ControlPlane(
+            sockets=self._control_sockets,
+            machine=membership,
+            on_view=self._on_view,
+            on_lock=self._on_lock,
+            on_revoked=lambda peers: write_revoked(self._config.state_dir, peers),
+            stuck_s=lambda: self._plane.stuck_s(),  # noqa: PLW0108 - the data plane is built after this
+        )
+        self._worker = Worker(self._catalog, lambda: self._catalog.default)
         limits = RequestLimits(coordinated=self._config.max_requests)
         machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
 
         def crash(problem: BaseException) -> None:
-            loop.call_soon_threadsafe(crashed.set_exception, problem)
+            _on_loop(loop, lambda p: None if crashed.done() else crashed.set_exception(p), problem)
 
         def deliver(effect: Deliver) -> None:
             loop.call_soon_threadsafe(self._inference.delivered, effect)
 
         def lost(peer: PeerId) -> None:
-            loop.call_soon_threadsafe(self._control.link_broke, peer)
+            loop.call_soon_threadsafe(self._control.handle, LinkBroke(peer=peer))
 
         self._plane = DataPlane(
             sockets=self._data_sockets,
@@ -146,18 +216,103 @@ class Node:
             on_crash=crash,
         )
         self._inference = Inference(catalog=self._catalog, submit=self._plane.submit, view=self._control.view)
+        self._build_supply(loop, crash)
+
+    def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
+        def given(model: ModelId) -> tuple[Path, ModelPlan] | None:
+            place = self._catalog.place(model)
+            return None if place is None else (place, self._catalog.plan(model))
+
+        self._bulk = BulkPlane(
+            sockets=self._bulk_sockets,
+            view=self._control.view(),
+            place=given,
+            on_progress=lambda progress: _on_loop(loop, self._supply.progressed, progress),
+            on_end=lambda result: _on_loop(loop, self._supply.ended, result),
+            on_crash=crash,
+        )
+        self._supply = Supply(
+            catalog=self._catalog,
+            wanted=self._config.default_model,
+            target=target_of(self._config.models, self._config.state_dir),
+            view=self._control.view,
+            submit=self._bulk.submit,
+            on_models=self._on_models,
+        )
+
+    def _on_models(self) -> None:
+        """The data plane first: whoever hears of a model may assign a share of it at once."""
+        self._plane.submit(ModelsChanged(models=self._catalog.facts()))
+        self._control.handle(ModelsHeld(models=frozenset(self._catalog)))
+
+    def _not_ready(self) -> str | None:
+        """Why this board cannot serve, or None."""
+        if self._draining:
+            return "leaving the ring"
+        if not len(self._catalog):
+            return f"{self._catalog.problem} (or wait: {self._supply.state})"
+        return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
         self._plane.submit(ViewChanged(view=view))
+        self._view_changed.set()
+        self._bulk.submit(view)
+        self._supply.stir()
+
+    def _on_lock(self, lock: Lock) -> None:
+        write_lock(self._config, lock)
+        self._lock = lock
+        if self._lookout is not None:
+            self._lookout.change_tag(cluster_tag(lock.token))
+
+    def _administration(self, stop: asyncio.Event) -> Administration:
+        return Administration(
+            config=self._config,
+            membership=self._control,
+            lock=lambda: self._lock,
+            vitals=self._vitals,
+            leave=stop.set,
+        )
+
+    def _vitals(self) -> Vitals:
+        at_door, members = self._control_sockets.refused()
+        default = self._catalog.default
+        return Vitals(
+            cloned=self._cloned,
+            membership=self._control.machine_counters,
+            data_plane={**self._plane.counters, **self._plane.machine_counters},
+            stuck_s=self._plane.stuck_s(),
+            refused_at_door=at_door,
+            refused_members=members,
+            looks_around=self._lookout is not None,
+            discovery_problem=self._lookout.problem if self._lookout else None,
+            strangers_seen=self._lookout.strangers if self._lookout else 0,
+            models_problem=self._catalog.problem,
+            model_bytes=0 if default is None else self._catalog.plan(default).size_bytes,
+        )
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
-            if self._worker.speed is not None:
-                self._control.set_speed(self._worker.speed)
+            speed = self._worker.speedometer.speed(time.monotonic())
+            if speed is not None:
+                self._control.set_speed(speed)
+            self._control_sockets.refused()
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    async def _take_notes(self) -> None:
+        """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
+        while True:
+            await self._view_changed.wait()
+            self._view_changed.clear()
+            await asyncio.to_thread(self._remember)  # the disk sets the pace
+
+    def _remember(self) -> None:
+        """Note down who is here, for the next start."""
+        members = self._control.view().members.values()
+        self._acquaintances.write(member for member in members if member.peer != self._me.peer)
 
     async def _drain(self) -> None:
         """Take no new requests, let those under way finish, then leave."""
@@ -167,13 +322,14 @@ class Node:
                 await self._inference.idle()
         except TimeoutError:
             _log.warning("%d requests were still under way after %g s", self._inference.busy, _DRAIN_S)
-        self._control.leave()
+        self._control.handle(LeaveRequested())
         # The goodbyes are on their way to sockets that are about to close.
         await asyncio.sleep(0.05)
 
     async def status(self) -> StatusReport:
         view = self._control.view()
         alive = view.alive()
+        not_ready, default = self._not_ready(), self._catalog.default
         return StatusReport(
             id=self._me.peer,
             name=self._me.name,
@@ -181,13 +337,15 @@ class Node:
             version=self._version,
             protocol=PROTOCOL_VERSION,
             pid=os.getpid(),
-            ready=self._ready and not self._draining,
+            ready=not_ready is None,
             uptime_s=time.monotonic() - self._started_at,
             epoch=ring.epoch(alive),
             boards_alive=len(alive),
             rss_bytes=_rss_bytes(),
             threads=self._threads,
-            default_model=self._catalog.plan(self._catalog.default).name,
+            default_model=None if default is None else self._catalog.plan(default).name,
+            models=len(self._catalog),
+            not_ready=not_ready,
         )
 
     async def members(self) -> Sequence[MemberReport]:
@@ -196,7 +354,7 @@ class Node:
             MemberReport(
                 id=member.peer,
                 name=member.name,
-                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.control_port)),
+                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.port)),
                 status=member.status.value,
                 reason=member.reason,
                 incarnation=member.incarnation,
@@ -212,19 +370,29 @@ class Node:
         model = self._catalog.default
         alive = self._control.view().alive(model)
         order = ring.order(alive)
-        total = self._catalog.plan(model).geometry.tokens
-        ranges = partition(total, [1.0] * min(len(order), total))
+        plan = None if model is None else self._catalog.plan(model)
+        total = 0 if plan is None else plan.geometry.tokens
+        ranges = partition(total, [1.0] * min(len(order), total)) if total else []
         return RingReport(
             epoch=ring.epoch(alive),
             order=order,
             self_=self._me.peer,
             names={member.peer: member.name for member in alive},
-            model=self._catalog.plan(model).name,
+            model=None if plan is None else plan.name,
             tokens={peer: (r.start, r.stop) for peer, r in zip(order, ranges, strict=False)},
         )
 
     async def models(self) -> Sequence[ModelReport]:
-        return [self._model_report(model) for model in self._catalog]
+        elsewhere = await self._supply.elsewhere()
+        view, default = self._control.view(), self._catalog.default
+        own = [
+            model_report(plan, [member.peer for member in view.alive(model)], default=model == default)
+            for model, plan in ((model, self._catalog.plan(model)) for model in self._catalog)
+        ]
+        for model, plan in elsewhere.items():
+            holders = [member.peer for member in holding(view, model)]
+            own.append(nameless_report(model, holders) if plan is None else model_report(plan, holders))
+        return own
 
     async def verify(self, model: str) -> VerifyReport:
         plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
@@ -233,59 +401,21 @@ class Node:
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
             raise Refused("this board is leaving the ring; ask another one")
+        if self._catalog.default is None:
+            raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)
+
+    async def fetch(self, model: str) -> FetchReport:
+        return await self._supply.fetch(model)
 
     def _model_name(self, model: ModelId) -> str:
         return self._catalog.plan(model).name if model in self._catalog else model[:12]
 
-    def _model_report(self, model: ModelId) -> ModelReport:
-        plan = self._catalog.plan(model)
-        return ModelReport(
-            name=plan.name,
-            model_id=plan.model_id,
-            bytes=plan.size_bytes,
-            task=plan.task,
-            labels=len(plan.labels),
-            tokens=plan.geometry.tokens,
-            width=plan.geometry.width,
-            blocks=plan.geometry.blocks,
-            default=model == self._catalog.default,
-            default_codec=plan.default_codec,
-            boards=tuple(member.peer for member in self._control.view().alive(model)),
-            provenance={
-                "weights": plan.provenance.weights,
-                "command": plan.provenance.command,
-                "source": plan.provenance.source,
-                "tools": plan.provenance.tools,
-            },
-            codecs=tuple(_codec_report(codec, plan.geometry.blocks, plan.geometry.width) for codec in plan.codecs),
-        )
 
-
-def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
-    bits = tuple(float(codec.bits_per_token(block)) for block in range(blocks))
-    mean = sum(bits) / blocks
-    return CodecReport(
-        name=codec.name,
-        kind=codec.kind.value,
-        source=codec.source.value,
-        bits_per_token=mean,
-        bits_per_block=bits,
-        compression=32 * width / mean,
-        error=CodecErrorReport(kind=codec.error.kind, value=codec.error.value),
-    )
-
-
-def _keys(config: PeerdConfig) -> ClusterKeys | None:
-    """The cluster's keys; a daemon without a token serves loopback only."""
-    if config.token_file is not None:
-        return ClusterKeys(read_token(config.token_file))
-    if config.listen.host not in _LOOPBACK:
-        raise ConfigError(
-            f"listening on {config.listen} needs a cluster token, or anybody on the network could join; "
-            "give every board the same one with --token-file"
-        )
-    return None
+def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[_T], None], what: _T) -> None:
+    """Pass something on from another thread; a loop that has ended needs nothing any more."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(take, what)
 
 
 async def _forward(crashed: asyncio.Future[None]) -> None:
@@ -294,7 +424,7 @@ async def _forward(crashed: asyncio.Future[None]) -> None:
     except asyncio.CancelledError:
         raise
     except BaseException as problem:
-        raise DataPlaneCrash(f"the data plane ended: {type(problem).__name__}: {problem}") from problem
+        raise DataPlaneCrash(f"a plane ended: {type(problem).__name__}: {problem}") from problem
 
 
 def _rss_bytes() -> int:

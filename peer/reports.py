@@ -7,6 +7,8 @@ Field names are the stable keys of `peerctl --json`. Ids are short hexadecimal t
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+DEFAULT_DEADLINE_S = 30.0  # for an answer, when the asker names none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
@@ -26,6 +28,9 @@ class StatusReport:
     rss_bytes: int
     threads: int
     default_model: str | None
+    # How many models it can serve, and why it is not ready; None when it is.
+    models: int = 0
+    not_ready: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,68 @@ class RingReport:
     names: Mapping[str, str]
     model: str | None
     tokens: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenReport:
+    """The cluster's token as text, and how many rotations lie before it."""
+
+    token: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinQuery:
+    """A cluster token as text; `everybody`: the boards of the present ring are to come along."""
+
+    token: str
+    everybody: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetQuery:
+    """A board's id, the beginning of one, or a name; `revoke`: shut it out although it lives."""
+
+    id: str
+    revoke: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationReport:
+    """What a change of the token, or of the list of boards, led to."""
+
+    # Rotations so far; 0 where there is no token.
+    generation: int
+    # Other boards that were told; those that are away hear of it when they come back.
+    told: int
+    # Ids of boards that this one has taken off its list.
+    forgotten: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingReport:
+    """One thing that doctor looked at."""
+
+    topic: str
+    # ok, note or wrong
+    level: str
+    what: str
+    # Empty where nothing needs to be done.
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminationReport:
+    """What a daemon found in itself, and what a client needs to examine the machine around it."""
+
+    findings: tuple[FindingReport, ...]
+    pid: int
+    host: str
+    port: int
+    model_bytes: int
+    # Addresses of the other boards that are alive.
+    boards: tuple[str, ...]
+    interfaces: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +176,24 @@ class VerifyReport:
     model_id: str
     files: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchReport:
+    """A model on its way from other boards, or here (`done`: it serves)."""
+
+    model: str
+    # None until it is here.
+    model_id: str | None
+    done: bool
+    done_bytes: int
+    total_bytes: int
+    # What came over the network this time, and what an interrupted fetch had left here.
+    received_bytes: int
+    resumed_bytes: int
+    # Boards that gave something.
+    boards: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What can happen to the request machine. Names are past tense; times are the `now` given beside the event."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -8,6 +9,7 @@ from peer.protocol.types import (
     AttemptKey,
     Exchange,
     FailureReason,
+    ModelFacts,
     ModelId,
     PeerId,
     RequestId,
@@ -39,11 +41,19 @@ class Submission:
     deadline_at: float
     rows: bytes
     file: bytes | None  # the compressed image, when it could stand in for the rows
+    allow_degraded: bool = False  # rather an answer without a lost board's tokens than the time of another run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewChanged:
     view: View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsChanged:
+    """The models of this board, all of them: one was fetched."""
+
+    models: Mapping[ModelId, ModelFacts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,7 @@ class CancelRequested:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageReceived:
     message: DataMessage
+    sender: PeerId | None = None  # whose key it came under; None without encryption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +138,7 @@ class TimerDue:
 
 Event = (
     ViewChanged
+    | ModelsChanged
     | Submitted
     | CancelRequested
     | MessageReceived

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from peer.protocol.bulk_messages import BulkMessage
 from peer.protocol.types import (
+    Address,
     Endpoint,
     Epoch,
     Exchange,
@@ -13,6 +15,7 @@ from peer.protocol.types import (
     PeerId,
     RequestId,
     Shard,
+    Status,
     Timing,
     Traffic,
 )
@@ -20,9 +23,14 @@ from peer.protocol.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who I am and what I hold; asks for the same in return unless it is itself an answer."""
+    """Who I am and what I hold; asks for the same in return unless it is itself an answer.
+
+    The one message that comes through the door. Whoever says it there holds the cluster token; its public key then
+    opens the control and the data socket.
+    """
 
     sender: PeerId
+    public_key: bytes  # the id is its fingerprint
     incarnation: Incarnation
     name: str
     endpoint: Endpoint
@@ -42,11 +50,43 @@ class Ping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
-    """The answer to a Ping."""
+    """The answer to a Ping. `stuck_ms`: how long the thread that does the work has been in its current step."""
 
     sender: PeerId
     incarnation: Incarnation
     sequence: int
+    stuck_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PingRequest:
+    """I do not hear `target`: please ping it for me (SWIM's indirect probe)."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    target: PeerId
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vouch:
+    """`target` has just answered me: the answer to a PingRequest of that sequence."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    target: PeerId
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rumour:
+    """What I believe of `about` in its incarnation `about_incarnation`: alive, suspect or dead."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    about: PeerId
+    about_incarnation: Incarnation
+    status: Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +95,35 @@ class Goodbye:
 
     sender: PeerId
     incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """Doors of other boards that I know: hints for who has just come."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRotated:
+    """The cluster has a new token; travels between admitted boards only."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    generation: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """A person took `about` off the list; `revoked`: its key is to be refused as well."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    about: PeerId
+    revoked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +149,8 @@ class Assign:
     coordinator: int  # index into shards
     shards: tuple[Shard, ...]  # in ring order
     deadline_ms: int  # time left: two boards' clocks are unrelated, durations are not
+    round_ms: int  # how long a board waits for the codes of a round
+    degrade_ms: int  # with no more time left than this, codes that stay out are done without
     input_kind: InputKind
     body: bytes
 
@@ -104,6 +175,7 @@ class Feature:
     attempt: int
     epoch: Epoch
     origin: int
+    lost: tuple[int, ...]  # shards that this board did without from some round on
     timing: Timing
     traffic: Traffic
     body: bytes
@@ -131,6 +203,8 @@ class Cancel:
     epoch: Epoch
 
 
-ControlMessage = Hello | Ping | Pong | Goodbye | Stranger
+ControlMessage = (
+    Hello | Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed | Stranger
+)
 DataMessage = Assign | Codes | Feature | Failed | Cancel
-Message = ControlMessage | DataMessage
+Message = ControlMessage | DataMessage | BulkMessage

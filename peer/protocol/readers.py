@@ -1,17 +1,16 @@
-"""From checked fields to messages, one reader per kind: every range and every length stands here and nowhere else."""
+"""From checked fields to the messages of a request, one reader per kind: every range and length stands here."""
 
 import enum
 import struct
 
 from peer.errors import BadFrame
 from peer.protocol.fields import MAX_TEXT_BYTES, Fields, body_of
-from peer.protocol.messages import Assign, Cancel, Codes, Failed, Feature, Goodbye, Hello, Message, Ping, Pong
+from peer.protocol.messages import Assign, Cancel, Codes, Failed, Feature, Message
 from peer.protocol.types import (
     MAX_BATCH,
     MAX_BOARDS,
     MODEL_ID_BYTES,
     PEER_ID_BYTES,
-    Endpoint,
     Epoch,
     Exchange,
     FailureReason,
@@ -29,6 +28,9 @@ from peer.protocol.types import (
 MAX_MODELS = 64
 _U16, _U32, _U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 SHARD = struct.Struct(f">{PEER_ID_BYTES}sII")
+PATIENCE = struct.Struct(">II")  # milliseconds: of a round, and below which codes are done without
+TIMES = struct.Struct(">5I")  # microseconds
+LONGEST_US = _U32  # 71 minutes
 
 
 class Kind(enum.IntEnum):
@@ -38,18 +40,27 @@ class Kind(enum.IntEnum):
     PING = 2
     PONG = 3
     GOODBYE = 4
+    PING_REQUEST = 5
+    VOUCH = 6
+    RUMOUR = 7
+    PEERS = 8
+    TOKEN_ROTATED = 9
+    REMOVED = 10
     ASSIGN = 16
     CODES = 17
     FEATURE = 18
     FAILED = 19
     CANCEL = 20
+    FETCH = 32
+    CHUNK = 33
+    NO_CHUNK = 34
 
 
 def read_peer(fields: Fields) -> PeerId:
     return PeerId(fields.blob("sender", low=PEER_ID_BYTES, high=PEER_ID_BYTES).hex())
 
 
-def _incarnation(fields: Fields) -> Incarnation:
+def read_incarnation(fields: Fields) -> Incarnation:
     return Incarnation(fields.integer("incarnation", low=0, high=_U64))
 
 
@@ -69,55 +80,16 @@ def _origin(fields: Fields) -> int:
     return fields.integer("origin", low=0, high=MAX_BOARDS - 1)
 
 
-def _single(second: bytes | None) -> None:
+def _indices(name: str, fields: Fields) -> tuple[int, ...]:
+    blob = fields.blob(name, high=2 * MAX_BOARDS)
+    if len(blob) % 2:
+        raise BadFrame(f"field {name} is not a whole number of indices")
+    return struct.unpack(f">{len(blob) // 2}H", blob)
+
+
+def single(second: bytes | None) -> None:
     if second is not None:
         raise BadFrame("a message that has no body came with a second frame")
-
-
-def _hello(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
-    sender, name, incarnation = read_peer(fields), fields.text("name", limit=64), _incarnation(fields)
-    endpoint = Endpoint(
-        host=fields.text("host", limit=255),
-        control_port=fields.integer("control_port", low=1, high=_U16),
-        data_port=fields.integer("data_port", low=1, high=_U16),
-    )
-    digests = fields.blob("models", high=MAX_MODELS * MODEL_ID_BYTES)
-    if len(digests) % MODEL_ID_BYTES:
-        raise BadFrame("field models is not a whole number of digests")
-    models = [ModelId(digests[i : i + MODEL_ID_BYTES].hex()) for i in range(0, len(digests), MODEL_ID_BYTES)]
-    return Hello(
-        sender=sender,
-        name=name,
-        incarnation=incarnation,
-        endpoint=endpoint,
-        models=tuple(models),
-        answer=fields.flag("answer"),
-    )
-
-
-def _ping(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
-    return Ping(
-        sender=read_peer(fields),
-        incarnation=_incarnation(fields),
-        sequence=fields.integer("sequence", low=0, high=_U32),
-        speed=fields.number("speed", low=0.0, high=1e12),
-    )
-
-
-def _pong(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
-    return Pong(
-        sender=read_peer(fields),
-        incarnation=_incarnation(fields),
-        sequence=fields.integer("sequence", low=0, high=_U32),
-    )
-
-
-def _goodbye(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
-    return Goodbye(sender=read_peer(fields), incarnation=_incarnation(fields))
 
 
 def _shards(blob: bytes) -> tuple[Shard, ...]:
@@ -147,6 +119,9 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
     shards = _shards(fields.blob("shards", high=MAX_BOARDS * SHARD.size))
     if coordinator >= len(shards):
         raise BadFrame("an assignment's coordinator is none of its boards")
+    deadline_ms = fields.integer("deadline_ms", low=0, high=_U32)
+    kind = InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1))
+    round_ms, degrade_ms = PATIENCE.unpack(fields.blob("patience", low=PATIENCE.size, high=PATIENCE.size))
     return Assign(
         request=request,
         attempt=attempt,
@@ -157,8 +132,10 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
         batch=batch,
         coordinator=coordinator,
         shards=shards,
-        deadline_ms=fields.integer("deadline_ms", low=0, high=_U32),
-        input_kind=InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1)),
+        deadline_ms=deadline_ms,
+        input_kind=kind,
+        round_ms=round_ms,
+        degrade_ms=degrade_ms,
         body=fields.body(second),
     )
 
@@ -191,13 +168,9 @@ def read_codes(values: list[object], second: bytes | None) -> Codes:
 
 def _feature(fields: Fields, second: bytes | None) -> Message:
     request, attempt, epoch, origin = _request(fields), _attempt(fields), _epoch(fields), _origin(fields)
-    timing = Timing(
-        prepare_us=fields.integer("prepare_us", low=0, high=_U64),
-        compute_us=fields.integer("compute_us", low=0, high=_U64),
-        encode_us=fields.integer("encode_us", low=0, high=_U64),
-        decode_us=fields.integer("decode_us", low=0, high=_U64),
-        wait_us=fields.integer("wait_us", low=0, high=_U64),
-    )
+    lost = _indices("lost", fields)
+    prepare, compute, encode, decode, wait = TIMES.unpack(fields.blob("timing", low=TIMES.size, high=TIMES.size))
+    timing = Timing(prepare_us=prepare, compute_us=compute, encode_us=encode, decode_us=decode, wait_us=wait)
     traffic = Traffic(
         payload_bytes=fields.integer("payload_bytes", low=0, high=_U64),
         wire_bytes=fields.integer("wire_bytes", low=0, high=_U64),
@@ -205,38 +178,39 @@ def _feature(fields: Fields, second: bytes | None) -> Message:
     )
     body = fields.body(second)
     return Feature(
-        request=request, attempt=attempt, epoch=epoch, origin=origin, timing=timing, traffic=traffic, body=body
+        request=request,
+        attempt=attempt,
+        epoch=epoch,
+        origin=origin,
+        lost=lost,
+        timing=timing,
+        traffic=traffic,
+        body=body,
     )
 
 
 def _failed(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
+    single(second)
     request, attempt, epoch, origin = _request(fields), _attempt(fields), _epoch(fields), _origin(fields)
     reason = FailureReason(fields.integer("reason", low=1, high=len(FailureReason)))
-    missing = fields.blob("missing", high=2 * MAX_BOARDS)
-    if len(missing) % 2:
-        raise BadFrame("field missing is not a whole number of indices")
+    missing = _indices("missing", fields)
     return Failed(
         request=request,
         attempt=attempt,
         epoch=epoch,
         origin=origin,
         reason=reason,
-        missing=struct.unpack(f">{len(missing) // 2}H", missing),
+        missing=missing,
         detail=fields.text("detail", limit=MAX_TEXT_BYTES),
     )
 
 
 def _cancel(fields: Fields, second: bytes | None) -> Message:
-    _single(second)
+    single(second)
     return Cancel(request=_request(fields), attempt=_attempt(fields), epoch=_epoch(fields))
 
 
 READ = {
-    Kind.HELLO: _hello,
-    Kind.PING: _ping,
-    Kind.PONG: _pong,
-    Kind.GOODBYE: _goodbye,
     Kind.ASSIGN: _assign,
     Kind.FEATURE: _feature,
     Kind.FAILED: _failed,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from peer.protocol.types import Epoch, Member, PeerId
+from peer.protocol.types import Epoch, Member, PeerId, boot
 
 
 def order(members: Sequence[Member]) -> tuple[PeerId, ...]:
@@ -15,7 +15,7 @@ def epoch(members: Sequence[Member]) -> Epoch:
     """32-bit digest of who is in the ring and in which incarnation; a reboot or a change of members changes it."""
     digest = hashlib.blake2s(digest_size=4)
     for member in sorted(members, key=lambda member: member.peer):
-        digest.update(bytes.fromhex(member.peer) + member.incarnation.to_bytes(8, "big"))
+        digest.update(bytes.fromhex(member.peer) + boot(member.incarnation).to_bytes(8, "big"))
     return Epoch(int.from_bytes(digest.digest(), "big"))
 
 

@@ -1,5 +1,6 @@
 """The nouns of the protocol: identities, members, views, shards, rounds. Plain immutable data."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -13,9 +14,23 @@ ModelId = NewType("ModelId", str)  # sha256 of the manifest, 64 hexadecimal digi
 
 PEER_ID_BYTES = 8
 MODEL_ID_BYTES = 32
+PUBLIC_KEY_BYTES = 32
+REFUTATION_BITS = 16
+HIGHEST_PORT = 65535 - 3  # of a door: the three ports above it are the board's too
 MAX_BATCH = 64
 MAX_BOARDS = 1024
+MAX_ADDRESSES = 64  # of one Peers message
 MAX_BODY_BYTES = 32 * 1024 * 1024  # of one message: float32 tensors, images
+
+
+def peer_id(public_key: bytes) -> PeerId:
+    """A board's id: the fingerprint of its long-term public key, so that nobody can take another's."""
+    return PeerId(hashlib.blake2b(public_key, digest_size=PEER_ID_BYTES, person=b"tokenring-board").hexdigest())
+
+
+def boot(incarnation: Incarnation) -> int:
+    """Which start of the board an incarnation belongs to; the low bits count its refutations since."""
+    return incarnation >> REFUTATION_BITS
 
 
 class Status(StrEnum):
@@ -55,12 +70,31 @@ class FailureReason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a board listens: one port for membership, one for tensors."""
+class Address:
+    """Where a board's door is said to be: a hint, never a fact about a member."""
 
     host: str
-    control_port: int
-    data_port: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a board listens: its door, and above it in a row the ports of membership, tensors and model files."""
+
+    host: str
+    port: int
+
+    @property
+    def control_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def data_port(self) -> int:
+        return self.port + 2
+
+    @property
+    def bulk_port(self) -> int:
+        return self.port + 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +104,7 @@ class Member:
     peer: PeerId
     name: str
     endpoint: Endpoint
+    public_key: bytes
     incarnation: Incarnation
     status: Status
     reason: str = ""
@@ -77,6 +112,7 @@ class Member:
     rtt_s: float | None = None
     speed: float | None = None  # content-token blocks per second of compute, measured by that board
     since_s: float = 0.0  # local monotonic time of the last change of status
+    proven: bool = False  # heard under its own key, now or in an earlier run; a door proves only the token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +171,14 @@ class ModelFacts:
     width: int
     default_codec: str
     codecs: Mapping[str, CodecFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Lock:
+    """The cluster's token, 32 bytes, and how many rotations lie before it. Never printed."""
+
+    token: bytes
+    generation: int
 
 
 class AttemptKey(NamedTuple):

@@ -7,6 +7,9 @@ images) travels as a second, raw frame whose length the first one announces.
 import struct
 
 from peer.errors import BadFrame, FrameTooLarge, UnknownVersion
+from peer.protocol.bulk_messages import FetchChunk, FetchRefused, FetchRequest
+from peer.protocol.bulk_wire import READ_BULK, bulk_fields
+from peer.protocol.control_wire import READ_CONTROL, control_fields
 from peer.protocol.fields import MAX_TEXT_BYTES, Field, Fields, pack, unpack
 from peer.protocol.messages import (
     Assign,
@@ -14,14 +17,10 @@ from peer.protocol.messages import (
     Codes,
     Failed,
     Feature,
-    Goodbye,
-    Hello,
     Message,
-    Ping,
-    Pong,
     Stranger,
 )
-from peer.protocol.readers import MAX_MODELS, READ, SHARD, Kind, read_codes, read_peer
+from peer.protocol.readers import LONGEST_US, PATIENCE, READ, SHARD, TIMES, Kind, read_codes, read_peer
 from peer.protocol.types import MAX_BODY_BYTES
 
 PROTOCOL_VERSION = 1
@@ -42,30 +41,24 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields = [version, Kind.ASSIGN, message.request, message.attempt, message.epoch]
             fields += [bytes.fromhex(message.model), message.codec, message.exchange, message.batch]
             fields += [message.coordinator, shards, message.deadline_ms, message.input_kind]
+            fields += [PATIENCE.pack(message.round_ms, message.degrade_ms)]
             body = message.body
         case Feature(timing=t, traffic=f, body=body):
             fields = [version, Kind.FEATURE, message.request, message.attempt, message.epoch, message.origin]
-            fields += [t.prepare_us, t.compute_us, t.encode_us, t.decode_us, t.wait_us]
+            times = (t.prepare_us, t.compute_us, t.encode_us, t.decode_us, t.wait_us)
+            fields += [_indices(message.lost), TIMES.pack(*(min(time, LONGEST_US) for time in times))]
             fields += [f.payload_bytes, f.wire_bytes, f.messages]
         case Failed():
-            missing = struct.pack(f">{len(message.missing)}H", *message.missing)
             fields = [version, Kind.FAILED, message.request, message.attempt, message.epoch, message.origin]
-            fields += [message.reason, missing, _line(message.detail)]
+            fields += [message.reason, _indices(message.missing), _line(message.detail)]
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
-        case Hello(endpoint=e):
-            models = bytes.fromhex("".join(message.models[:MAX_MODELS]))
-            fields = [version, Kind.HELLO, bytes.fromhex(message.sender), message.name, message.incarnation]
-            fields += [e.host, e.control_port, e.data_port, models, message.answer]
-        case Ping():
-            fields = [version, Kind.PING, bytes.fromhex(message.sender), message.incarnation]
-            fields += [message.sequence, message.speed]
-        case Pong():
-            fields = [version, Kind.PONG, bytes.fromhex(message.sender), message.incarnation, message.sequence]
-        case Goodbye():
-            fields = [version, Kind.GOODBYE, bytes.fromhex(message.sender), message.incarnation]
-        case Stranger():
-            raise TypeError("a Stranger is only ever received")
+        case FetchChunk(body=body):
+            fields = [version, *bulk_fields(message)]
+        case FetchRequest() | FetchRefused():
+            fields = [version, *bulk_fields(message)]
+        case _ as membership:
+            fields = [version, *control_fields(membership)]
     if body is None:
         return [pack(fields)]
     if len(body) <= INLINE_BYTES:
@@ -96,12 +89,16 @@ def decode(frames: list[bytes]) -> Message:
         kind = Kind(number)
     except ValueError:
         raise BadFrame(f"a message has the unknown kind {number}") from None
-    read = READ.get(kind)
+    read = READ.get(kind) or READ_CONTROL.get(kind) or READ_BULK.get(kind)
     if read is None:
         raise BadFrame("a code message has too few or too many fields")
     message = read(fields, second)
     fields.end()
     return message
+
+
+def _indices(shards: tuple[int, ...]) -> bytes:
+    return struct.pack(f">{len(shards)}H", *shards)
 
 
 def _line(text: str) -> str:

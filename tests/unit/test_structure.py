@@ -17,11 +17,13 @@ MAX_FUNCTION_LINES = 60
 MAX_PUBLIC_METHODS = 15
 DOORS = {
     "click": ("peer/cli*.py",),
+    "ifaddr": ("peer/interfaces.py",),
     "msgpack": ("peer/protocol/fields.py",),
     "numpy": ("runtime/*", "peer/worker.py"),
     "onnxruntime": ("runtime/stage.py",),
     "PIL": ("runtime/images.py",),
-    "zmq": ("peer/zmq_transport.py",),
+    "zeroconf": ("peer/mdns.py",),
+    "zmq": ("peer/zmq_transport/*",),
 }
 FOLDERS = ("docs", "models_onnx", "peer", "runtime", "systemd", "tests", "tools")
 

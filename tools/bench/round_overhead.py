@@ -19,7 +19,7 @@ import statistics
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -52,14 +52,15 @@ from peer.protocol.types import (
     Member,
     ModelFacts,
     ModelId,
-    PeerId,
     RequestId,
     Status,
     Timing,
     View,
+    peer_id,
 )
-from peer.zmq_transport import ClusterKeys, DataSockets, ZmqContext
+from peer.zmq_transport import DataSockets, KeyPair, ZmqContext, key_pair_of
 
+HOST = "127.0.0.1"
 MODEL = ModelId("00" * 32)
 WIDTH = 64
 WARM_ROUNDS = 50
@@ -82,7 +83,7 @@ class Stopwatch:
     """Time spent inside some calls of one process, per name."""
 
     def __init__(self) -> None:
-        self.spent_s: Counter[str] = Counter()
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
 
     def around(self, owner: object, attribute: str, name: str) -> None:
         """Replace a function or method by itself with a stopwatch around it."""
@@ -128,18 +129,32 @@ class NullCompute:
     def head(self, effect: RunHead) -> Event:
         return LogitsReady(request=effect.request, timing=Timing(), body=bytes(4))
 
+    def idle(self, now: float) -> None:
+        """Nothing to measure."""
+
     def forget(self, effect: Forget) -> None:
         self._block.pop(effect.key, None)
 
 
+def endpoint(setting: Setting, index: int) -> Endpoint:
+    """Where a board listens; each has the four ports that a daemon would have."""
+    return Endpoint(host=HOST, port=setting.port + 4 * index)
+
+
+def board_keys(index: int) -> KeyPair:
+    """A key pair that every process can compute: these boards have nothing to hide."""
+    return key_pair_of(bytes([*bytes(31), index + 1]))
+
+
 def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
     """One board of the product's own data plane; board 0 coordinates. Returns the times of its rounds."""
-    ids = [PeerId(f"{i + 1:016x}") for i in range(setting.boards)]
+    ids = [peer_id(board_keys(i).public) for i in range(setting.boards)]
     members = {
         peer: Member(
             peer=peer,
             name=f"board-{i}",
-            endpoint=Endpoint(host="127.0.0.1", control_port=1, data_port=setting.port + i),
+            endpoint=endpoint(setting, i),
+            public_key=board_keys(i).public,
             incarnation=Incarnation(1),
             status=Status.ALIVE,
             models=frozenset({MODEL}),
@@ -158,7 +173,8 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
         default_codec="null",
         codecs={"null": codec},
     )
-    context = ZmqContext(ClusterKeys(bytes(32)) if setting.encrypted else None)
+    context = ZmqContext(board_keys(index) if setting.encrypted else None)
+    context.members.replace(member.public_key for member in members.values())
     done = threading.Event()
     failures: list[object] = []
 
@@ -173,7 +189,7 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
 
     compute = NullCompute(setting.payload_bytes, setting.rounds)
     plane = DataPlane(
-        sockets=DataSockets(context, "127.0.0.1", setting.port + index),
+        sockets=DataSockets(context, HOST, members[ids[index]].endpoint.data_port),
         machine=Requests(view=view, models={MODEL: facts}, limits=RequestLimits()),
         compute=compute,
         encrypted=setting.encrypted,
@@ -323,7 +339,7 @@ def collect(board: Board, setting: Setting) -> list[float]:
         sender.close()
         receivers.append(receiver)
         processes.append(process)
-    times = [receiver.recv() for receiver in receivers]
+    times: list[list[float]] = [receiver.recv() for receiver in receivers]
     for process in processes:
         process.join(10)
     return times[0]
@@ -350,7 +366,7 @@ def main() -> None:
     port = 17700
     for _ in range(options.repeat):
         for name, board, encrypted, exchange in rows:
-            port = 17700 + (port - 17700 + 16) % 8000
+            port = 17700 + (port - 17700 + 4 * options.boards) % 8000
             setting = Setting(
                 name=name,
                 boards=options.boards,
@@ -376,7 +392,11 @@ def main() -> None:
         print(f"{row['name']:26} {row['p50_ms']:8.3f} {row['p95_ms']:8.3f} {row['over_bare']:7.2f} {row['rounds']:7}")
     if options.where:
         setting = Setting(
-            name="where", boards=options.boards, payload_bytes=options.bytes, rounds=options.rounds, port=port + 8
+            name="where",
+            boards=options.boards,
+            payload_bytes=options.bytes,
+            rounds=options.rounds,
+            port=port + 4 * options.boards,
         )
         total, *parts = collect(watched, setting)
         print(f"where a direct round of {total * 1e3:.3f} ms goes on board 0, mean microseconds:")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from peer.catalog import Catalog
 from peer.errors import CheckFailed, ConfigError, NoSuchModel
 from peer.protocol.types import ModelId
 from peer.worker import Worker
+from runtime.errors import ModelDigestMismatch
 from runtime.model import Model
 from runtime.stage import SessionSettings
 
@@ -68,16 +70,51 @@ def test_a_refused_model_does_not_stop_the_others(models: Path, caplog: pytest.L
 def test_no_usable_model_is_one_line_that_says_why(models: Path) -> None:
     for place in models.iterdir():
         damage(place)
-    with pytest.raises(ConfigError, match=r"no usable model in .*weights\.bin.*--models") as caught:
-        Catalog(models, ONE_THREAD, None)
-    assert "\n" not in str(caught.value)
+    catalog = Catalog(models, ONE_THREAD, None)
+    assert re.fullmatch(r"no usable model in .*weights\.bin.*--models", catalog.problem)
+    assert catalog.default is None
+    with pytest.raises(NoSuchModel, match="this board has no model yet"):
+        catalog.named(None)
 
 
-def test_a_folder_without_models_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder with a manifest"):
-        Catalog(tmp_path, ONE_THREAD, None)
+def test_a_board_without_models_is_a_board(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        catalog = Catalog(folder, ONE_THREAD, None, fetched=tmp_path / "nowhere either")
+        assert len(catalog) == 0
+        assert catalog.facts() == {}
+        assert "no folder with a manifest" in catalog.problem
+    assert Catalog(tmp_path, ONE_THREAD, "gamma").default is None
+    (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be read"):
-        Catalog(tmp_path / "nowhere", ONE_THREAD, None)
+        Catalog(tmp_path / "file", ONE_THREAD, None)
+
+
+def test_a_model_is_added_whole_or_not_at_all(models: Path, tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "nowhere", ONE_THREAD, None)
+    walk = iter(catalog)
+    damage(models / "alpha")
+    with pytest.raises(ModelDigestMismatch):
+        catalog.add(models / "alpha")
+    assert len(catalog) == 0
+    model = catalog.add(models / "beta")
+    assert list(walk) == []  # who was walking meanwhile sees what was there when it began
+    assert list(catalog) == [model] == [catalog.default]
+    assert catalog.place(model) == models / "beta"
+    assert catalog.place(ModelId("00" * 32)) is None
+    assert catalog.problem == ""
+    assert catalog.named("beta") == model
+    assert catalog[model].plan.name == "beta"
+    assert set(catalog.facts()) == {model}
+
+
+def test_fetched_models_are_found_beside_a_folder_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
+    (models / "beta").rename(tmp_path / "beta")
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / "beta").rename(state / "beta")
+    catalog = Catalog(models, ONE_THREAD, None, fetched=state)
+    assert sorted(catalog.plan(model).name for model in catalog) == ["alpha", "beta"]
+    assert len(Catalog(models, ONE_THREAD, None, fetched=models)) == 1
 
 
 def test_a_default_that_is_missing_or_refused_is_one_line(models: Path) -> None:

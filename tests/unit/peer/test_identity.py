@@ -1,6 +1,5 @@
 """The identity file: one id for good, an incarnation that grows, and a board that starts whatever lies there."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -9,15 +8,17 @@ import pytest
 
 from peer import identity
 from peer.identity import next_identity
+from peer.protocol.types import REFUTATION_BITS, peer_id
 
 FILE = "identity.json"
+KEY = b"ab" * 32
 
 
 def test_the_id_stays_and_the_incarnation_grows(tmp_path: Path) -> None:
     first, second, third = (next_identity(tmp_path / "state") for _ in range(3))
     assert first.peer == second.peer == third.peer
     assert len(bytes.fromhex(first.peer)) == 8
-    assert (first.incarnation, second.incarnation, third.incarnation) == (1, 2, 3)
+    assert (first.incarnation, second.incarnation, third.incarnation) == tuple(n << REFUTATION_BITS for n in (1, 2, 3))
 
 
 def test_two_boards_have_two_ids(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
     during = next_identity(tmp_path)
     monkeypatch.undo()
     after = next_identity(tmp_path)
-    assert (after.peer, after.incarnation) == (before.peer, 2)
+    assert (after.peer, after.incarnation) == (before.peer, 2 << REFUTATION_BITS)
     # The run in between could not be noted down, so it must not have passed for the same board.
     assert during.peer != before.peer
 
@@ -59,18 +60,19 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
         b"null",
         b'"text"',
         b"\xff\xfe",
-        b'{"id": "0011223344556677"}',
-        b'{"id": "0011223344556677", "incarnation": "1"}',
-        b'{"id": "0011223344556677", "incarnation": true}',
-        b'{"id": "0011223344556677", "incarnation": 0}',
-        b'{"id": "0011223344556677", "incarnation": 1.5}',
-        b'{"id": "0011223344556677", "incarnation": 1e999}',
-        b'{"id": "0011223344556677", "incarnation": 9223372036854775808}',
-        b'{"id": "00112233445566", "incarnation": 1}',
-        b'{"id": "zz11223344556677", "incarnation": 1}',
-        b'{"id": 7, "incarnation": 1}',
-        b'{"id": null, "incarnation": 1}',
-        b'{"id": "' + b"0" * 8192 + b'", "incarnation": 1}',
+        b'{"secret": "%s"}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": "1"}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": true}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": 0}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": 1.5}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": 1e999}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": 9223372036854775808}' % KEY,
+        b'{"secret": "%s", "machine": 3, "starts": 1}' % KEY,
+        b'{"secret": "%s", "machine": "m", "starts": 1}' % KEY[2:],
+        b'{"secret": "zz%s", "machine": "m", "starts": 1}' % KEY[2:],
+        b'{"secret": 7, "machine": "m", "starts": 1}',
+        b'{"secret": null, "machine": "m", "starts": 1}',
+        b'{"secret": "' + b"0" * 8192 + b'", "machine": "m", "starts": 1}',
         b"[" * 4000,
     ],
 )
@@ -82,17 +84,39 @@ def test_a_damaged_file_is_a_warning_and_a_new_id(
         taken = next_identity(tmp_path)
     (record,) = caplog.records
     assert "is damaged" in record.getMessage()
-    assert taken.peer != "0011223344556677"
-    assert taken.incarnation == 1
+    assert taken.keys.secret != bytes.fromhex(KEY.decode())
+    assert taken.incarnation == 1 << REFUTATION_BITS
     assert next_identity(tmp_path).peer == taken.peer
 
 
-@pytest.mark.parametrize("written", ["aabbccddeeff0011", "AABBCCDDEEFF0011", "aa bb cc dd ee ff 00 11"])
-def test_an_id_has_one_spelling(tmp_path: Path, written: str) -> None:
-    """Boards compare ids as texts."""
-    (tmp_path / FILE).write_text(json.dumps({"id": written, "incarnation": 4}))
+def test_the_id_is_the_fingerprint_of_the_key_and_the_file_is_for_the_owner_only(tmp_path: Path) -> None:
     taken = next_identity(tmp_path)
-    assert (taken.peer, taken.incarnation) == ("aabbccddeeff0011", 5)
+    assert taken.peer == peer_id(taken.keys.public)
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert taken.keys.secret.hex() not in repr(taken)
+
+
+def test_a_cloned_card_is_noticed_and_gets_a_key_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = tmp_path / "machine-1", tmp_path / "machine-2"
+    first.write_text("11111111111111111111111111111111\n")
+    second.write_text("22222222222222222222222222222222\n")
+    original = next_identity(tmp_path, first)
+    again = next_identity(tmp_path, first)
+    assert (again.peer, again.cloned) == (original.peer, False)
+    clone = next_identity(tmp_path, second)
+    assert clone.peer != original.peer
+    assert clone.cloned
+    assert "another machine" in caplog.text
+    assert next_identity(tmp_path, second).peer == clone.peer
+    assert "1111" not in (tmp_path / FILE).read_text()  # the machine-id itself is not passed on
+
+
+def test_a_machine_without_an_id_keeps_its_key(tmp_path: Path) -> None:
+    machine = tmp_path / "machine"
+    machine.write_text("33333333333333333333333333333333\n")
+    known = next_identity(tmp_path, machine)
+    assert next_identity(tmp_path, tmp_path / "none").peer == known.peer
+    assert next_identity(tmp_path, machine).peer == known.peer
 
 
 def test_a_folder_that_cannot_be_written_serves_under_a_passing_id(

@@ -13,11 +13,19 @@ from peer.protocol.messages import (
     Goodbye,
     Hello,
     Message,
+    Peers,
     Ping,
+    PingRequest,
     Pong,
+    Removed,
+    Rumour,
+    TokenRotated,
+    Vouch,
 )
 from peer.protocol.partition import partition
 from peer.protocol.types import (
+    REFUTATION_BITS,
+    Address,
     CodecFacts,
     Endpoint,
     Epoch,
@@ -36,6 +44,7 @@ from peer.protocol.types import (
     TokenRange,
     Traffic,
     View,
+    peer_id,
 )
 
 MODEL = ModelId("ab" * 32)
@@ -53,6 +62,7 @@ FACTS = ModelFacts(
         "huge": CodecFacts(name="huge", bits_per_token=(1 << 28, 8, 8)),
     },
 )
+KEY = bytes(range(100, 132))
 REQUEST = RequestId(0x0123456789ABCDEF)
 
 
@@ -64,8 +74,9 @@ def member(index: int, *, incarnation: int = 1, status: Status = Status.ALIVE, m
     return Member(
         peer=peer(index),
         name=f"board{index}",
-        endpoint=Endpoint(host=f"10.0.0.{index + 1}", control_port=7411, data_port=7412),
-        incarnation=Incarnation(incarnation),
+        endpoint=Endpoint(host=f"10.0.0.{index + 1}", port=7411),
+        public_key=bytes([index + 1]) * 32,
+        incarnation=Incarnation(incarnation << REFUTATION_BITS),
         status=status,
         models=frozenset({model}),
     )
@@ -120,6 +131,8 @@ def assign(
     attempt: int = 1,
     coordinator: int = 0,
     deadline_ms: int = 60_000,
+    round_ms: int = 5_000,
+    degrade_ms: int = 0,
     request: RequestId = REQUEST,
 ) -> Assign:
     return Assign(
@@ -133,6 +146,8 @@ def assign(
         coordinator=coordinator,
         shards=shards(boards),
         deadline_ms=deadline_ms,
+        round_ms=round_ms,
+        degrade_ms=degrade_ms,
         input_kind=InputKind.ROWS,
         body=b"rows",
     )
@@ -150,12 +165,15 @@ def codes(
     return Codes(request=request, attempt=attempt, epoch=Epoch(epoch), block=block, origin=origin, body=body)
 
 
-def feature(origin: int, *, epoch: Epoch, attempt: int = 1, size: int = 4 * WIDTH) -> Feature:
+def feature(
+    origin: int, *, epoch: Epoch, attempt: int = 1, size: int = 4 * WIDTH, lost: tuple[int, ...] = ()
+) -> Feature:
     return Feature(
         request=REQUEST,
         attempt=attempt,
         epoch=epoch,
         origin=origin,
+        lost=lost,
         timing=Timing(),
         traffic=Traffic(),
         body=bytes([origin]) * size,
@@ -182,15 +200,32 @@ def names(effects: list[Effect]) -> list[str]:
 
 SAMPLES: dict[str, Message] = {
     "hello": Hello(
-        sender=peer(1),
+        sender=peer_id(KEY),
+        public_key=KEY,
         incarnation=Incarnation(41),
         name="board-b",
-        endpoint=Endpoint(host="192.168.1.7", control_port=7411, data_port=7412),
+        endpoint=Endpoint(host="192.168.1.7", port=7411),
         models=(MODEL, ModelId("0c" * 32)),
         answer=False,
     ),
     "ping": Ping(sender=peer(1), incarnation=Incarnation(41), sequence=7, speed=1234.5),
-    "pong": Pong(sender=peer(2), incarnation=Incarnation(1 << 40), sequence=4_000_000_000),
+    "pong": Pong(sender=peer(2), incarnation=Incarnation(1 << 40), sequence=4_000_000_000, stuck_ms=3001),
+    "ping request": PingRequest(sender=peer(1), incarnation=Incarnation(41), target=peer(2), sequence=8),
+    "vouch": Vouch(sender=peer(2), incarnation=Incarnation(41 << 16), target=peer(1), sequence=8),
+    "rumour": Rumour(
+        sender=peer(1),
+        incarnation=Incarnation(41),
+        about=peer(3),
+        about_incarnation=Incarnation(3 << 16 | 2),
+        status=Status.SUSPECT,
+    ),
+    "peers": Peers(
+        sender=peer(1),
+        incarnation=Incarnation(41),
+        addresses=(Address(host="192.168.1.7", port=7411), Address(host="fe80::7%eth0", port=40_000)),
+    ),
+    "token rotated": TokenRotated(sender=peer(1), incarnation=Incarnation(41), generation=3, token=bytes(range(32))),
+    "removed": Removed(sender=peer(1), incarnation=Incarnation(41), about=peer(3), revoked=True),
     "goodbye": Goodbye(sender=peer(1), incarnation=Incarnation(41)),
     "assign": Assign(
         request=REQUEST,
@@ -206,6 +241,8 @@ SAMPLES: dict[str, Message] = {
             Shard(peer=peer(1), tokens=TokenRange(start=7, stop=16)),
         ),
         deadline_ms=29_500,
+        round_ms=750,
+        degrade_ms=2_000,
         input_kind=InputKind.ROWS,
         body=bytes(range(32)),
     ),
@@ -217,6 +254,7 @@ SAMPLES: dict[str, Message] = {
         attempt=2,
         epoch=Epoch(0xDEADBEEF),
         origin=1,
+        lost=(0, 1023),
         timing=Timing(prepare_us=1, compute_us=20_000, encode_us=300, decode_us=40, wait_us=5_000_000),
         traffic=Traffic(payload_bytes=70_000, wire_bytes=71_234, messages=36),
         body=bytes(range(16)),

@@ -10,11 +10,12 @@ from random import Random
 
 import msgpack
 import pytest
-from protocol_cases import SAMPLES
+from protocol_cases import KEY, SAMPLES
 
 from peer.errors import BadFrame, FrameTooLarge, RemoteProtocolError
 from peer.protocol import wire
 from peer.protocol.fields import MAX_HEADER_BYTES
+from peer.protocol.types import peer_id
 
 FRAMES = int(os.environ.get("TOKENRING_FUZZ", "100000"))
 MIB = 1 << 20
@@ -148,12 +149,12 @@ def _hello(**changes: object) -> bytes:
     fields: dict[str, object] = {
         "version": 1,
         "kind": 1,
-        "sender": bytes(8),
+        "sender": bytes.fromhex(peer_id(KEY)),
         "name": "b",
+        "key": KEY,
         "incarnation": 1,
         "host": "h",
-        "control_port": 1,
-        "data_port": 2,
+        "port": 7411,
         "models": b"",
         "answer": False,
     }
@@ -193,8 +194,17 @@ REFUSED = {
     "bytes as name": _hello(name=b"b"),
     "text as sender": _hello(sender="12345678"),
     "a short sender": _hello(sender=bytes(7)),
-    "port 0": _hello(control_port=0),
-    "port 65536": _hello(data_port=65_536),
+    "port 0": _hello(port=0),
+    "a port without room above": _hello(port=65_533),
+    "another board's key": _hello(key=bytes(32)),
+    "a short key": _hello(key=KEY[:31]),
+    "an address without a host": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x00"]),
+    "an address at port 0": _array([1, 8, bytes(8), 1, b"\x00\x00\x01h"]),
+    "an address cut short": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x05h"]),
+    "an address of odd characters": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x01\n"]),
+    "too many addresses": _array([1, 8, bytes(8), 1, b"\x1c\xf3\x01h" * 65]),
+    "a rumour of leaving": _array([1, 7, bytes(8), 1, bytes(8), 1, 3]),
+    "a short token": _array([1, 9, bytes(8), 1, 1, bytes(31)]),
     "half a model": _hello(models=bytes(31)),
     "too many models": _hello(models=bytes(32 * 65)),
     "1 as flag": _hello(answer=1),
@@ -256,7 +266,7 @@ def test_hosts_may_be_unknown_and_names_foreign() -> None:
     "shards", [b"", bytes(15), struct.pack(">8sII", b"a" * 8, 1, 2), struct.pack(">8sII", b"a" * 8, 0, 0)]
 )
 def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
-    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, b""]
+    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, bytes(8), b""]
     good = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"b" * 8, 3, 5)
     wire.decode([_array([*fields[:10], good, *fields[11:]])])
     twice = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"a" * 8, 3, 5)
@@ -264,7 +274,7 @@ def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
     for wrong in (shards, twice, gap, good + b"x"):
         with pytest.raises(BadFrame):
             wire.decode([_array([*fields[:10], wrong, *fields[11:]])])
-    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 2)):
+    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 2), (13, bytes(7)), (13, 0)):
         changed = [*fields[:10], good, *fields[11:]]
         changed[at] = value
         with pytest.raises(BadFrame):

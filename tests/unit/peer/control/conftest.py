@@ -20,7 +20,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with control_server(api, path):
+        async with control_server(api, path, api):
             ready.set()
             await stop.wait()
         assert len(asyncio.all_tasks()) == 1

@@ -12,16 +12,22 @@ from peer.reports import (
     BoardCostReport,
     CodecErrorReport,
     CodecReport,
+    ExaminationReport,
     ExplainReport,
+    FindingReport,
+    ForgetQuery,
     InferQuery,
     InferReport,
+    JoinQuery,
     LabelReport,
     MemberReport,
     ModelReport,
     RingReport,
+    RotationReport,
     ShareReport,
     StatusReport,
     TimingReport,
+    TokenReport,
     VerifyReport,
 )
 
@@ -93,6 +99,9 @@ class FakeApi:
 
     size: int = 4
     queries: list[tuple[InferQuery, tuple[bytes, ...]]] = field(default_factory=list)
+    wishes: list[JoinQuery | ForgetQuery | str] = field(default_factory=list)
+    findings: list[FindingReport] = field(default_factory=list)
+    pid: int = 1
     started: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -103,7 +112,7 @@ class FakeApi:
             endpoint="127.0.0.1:7700",
             version="0",
             protocol=1,
-            pid=1,
+            pid=self.pid,
             ready=True,
             uptime_s=1.0,
             epoch=7,
@@ -185,6 +194,36 @@ class FakeApi:
             if image == b"bad":
                 raise BadInput(f"{name}: cannot be decoded; give a JPEG or PNG")
         return [report(name, query.boards or self.size) for name in query.inputs]
+
+    async def token(self) -> TokenReport:
+        return TokenReport(token="tr1-the-daemons", generation=2)
+
+    async def rotate(self) -> RotationReport:
+        return RotationReport(generation=3, told=self.size - 1)
+
+    async def join(self, query: JoinQuery) -> RotationReport:
+        self.wishes.append(query)
+        if not query.everybody:
+            raise Refused("this board is in a ring with others; leave first, or --everybody")
+        return RotationReport(generation=1, told=self.size - 1)
+
+    async def leave(self) -> None:
+        self.wishes.append("leave")
+
+    async def forget(self, query: ForgetQuery) -> RotationReport:
+        self.wishes.append(query)
+        return RotationReport(generation=0, told=2, forgotten=(member(3).id,))
+
+    async def doctor(self) -> ExaminationReport:
+        return ExaminationReport(
+            findings=tuple(self.findings),
+            pid=self.pid,
+            host="127.0.0.1",
+            port=7700,
+            model_bytes=5_000_000,
+            boards=(),
+            interfaces=(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

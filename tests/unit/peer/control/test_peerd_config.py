@@ -29,7 +29,7 @@ def test_defaults_of_a_person(tmp_path: Path) -> None:
     assert (config.state_dir, config.socket) == (state, state / "peerd.sock")
     assert str(config.listen) == "127.0.0.1:7700"
     assert (config.name, config.threads, config.spinning, config.prepack) == ("pi_four", None, False, Prepack.AUTO)
-    assert (config.seeds, config.token_file, config.default_model, config.max_requests) == ((), None, None, 8)
+    assert (config.seeds, config.token_file, config.default_model, config.max_requests) == ((), None, None, 64)
 
 
 def test_every_key_of_the_file(tmp_path: Path) -> None:
@@ -41,6 +41,8 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         models = "{tmp_path}"
         listen = "[::]:7800"
         seeds = ["192.168.1.20:7700", "[fe80::1]:7700"]
+        interfaces = ["eth0"]
+        mdns = false
         name = "kitchen"
         socket = "{tmp_path}/s"
         token_file = "{tmp_path}/token"
@@ -56,6 +58,8 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         models=tmp_path,
         listen=HostPort(host="::", port=7800),
         seeds=(HostPort(host="192.168.1.20", port=7700), HostPort(host="fe80::1", port=7700)),
+        interfaces=("eth0",),
+        mdns=False,
         name="kitchen",
         socket=tmp_path / "s",
         token_file=tmp_path / "token",

@@ -1,0 +1,28 @@
+"""`peerd` whose event loop can be made to hang, as a bug would: SIGUSR1 sleeps HANG_S seconds on the loop's own thread.
+
+It also writes down every change of what it believes of another board, as a line of its log. Only tests and the testbed
+run it; the product has no such switches.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from peer.cli_peerd import main
+from peer.protocol.roster import Roster
+from peer.protocol.types import Member
+
+_put = Roster._put
+
+
+def _tell_and_put(roster: Roster, member: Member) -> None:
+    known = roster.get(member.peer)
+    if known is None or known.status is not member.status:
+        print(f"belief {time.monotonic():.3f} {member.name} {member.status} {member.reason}", file=sys.stderr)
+    _put(roster, member)
+
+
+Roster._put = _tell_and_put  # type: ignore[method-assign]
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
+sys.exit(main(sys.argv[1:]))
