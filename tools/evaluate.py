@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime.model import Model
+from runtime.settings import SessionSettings
 from runtime.shard import Shard
-from runtime.stage import SessionSettings
 from tools.export.manifest import set_default_codec
 from tools.train.cifar import I64, load_split
 from tools.train.patches import U8, patch_rows

@@ -8,7 +8,8 @@ import pytest
 
 from runtime.integrity import open_model
 from runtime.plan import DType, StageSpec, TensorSpec
-from runtime.stage import SessionSettings, Stage
+from runtime.settings import SessionSettings
+from runtime.stage import Stage
 from tools.export import codebook, transform
 from tools.export.calibration import Calibration
 from tools.export.codecs import parse_name
