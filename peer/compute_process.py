@@ -1,8 +1,8 @@
 """The daemon's side of its compute process: starts it, hands events over, starts it again when it ends by itself.
 
-Requests that were asked of this board and under way when the process ended are submitted once more, one after the other
-and nothing beside them: the one that sees a process end again is the cause (a poison request) and is refused. Requests of
-other boards are theirs to repeat.
+Requests that were asked of this board and under way when the process ended are submitted once more, one after the
+other and nothing beside them: the one that sees a process end again is the cause (a poison request) and is refused.
+Requests of other boards are theirs to repeat.
 """
 
 import asyncio

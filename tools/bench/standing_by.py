@@ -3,11 +3,11 @@
     python -m tools.bench.standing_by [--boards 4] [--seconds 30] [--starts 5] [--model M] [--json]
 
 Starts real daemons on loopback and reads /proc: CPU time (user and system, all threads) and voluntary context switches
-over the idle spell, proportional and private memory at its end, once as started and once after a request that used every
-board; of a daemon and its compute process together. Then single daemons, from the start of the process to a control
-socket that answers ready, and `peerctl --help`. Memory is held against the model's files plus 120 MB; proportional
-memory shares a page among all that map it (the boards of this ring as well), private memory is what this board alone
-holds.
+over the idle spell, proportional and private memory at its end, once as started and once after a request that used
+every board; of a daemon and its compute process together. Then single daemons, from the start of the process to a
+control socket that answers ready, and `peerctl --help`. Memory is held against the model's files plus 120 MB;
+proportional memory shares a page among all that map it (the boards of this ring as well), private memory is what this
+board alone holds.
 """
 
 import argparse
