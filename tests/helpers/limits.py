@@ -32,6 +32,11 @@ class Group:
         for process in family(pid):
             (self.place / "cgroup.procs").write_text(str(process))
 
+    def held_bytes(self) -> int:
+        """What the group holds at present and cannot give up: memory that is no page cache."""
+        lines = (self.place / "memory.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("total_rss "))
+
     def oom_kills(self) -> int:
         """Processes of the group that the kernel killed for want of memory."""
         lines = (self.place / "memory.oom_control").read_text().splitlines()

@@ -262,7 +262,7 @@ def test_class_tokens_reach_the_head_in_ring_order() -> None:
     assert head.features == tuple(bytes([i]) * 4 * WIDTH for i in range(BOARDS))
 
 
-def test_attempts_end_after_the_last_one() -> None:
+def test_what_no_attempt_with_others_brings_to_an_end_the_asked_board_does_alone() -> None:
     machine, _ = started(submission(), view(6))
     alive = list(range(6))
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -272,8 +272,21 @@ def test_attempts_end_after_the_last_one() -> None:
             messages = assigned(effects)
             assert messages.keys() == {peer(i) for i in alive}
             assert {m.attempt for m in messages.values()} == {attempt + 1}
-    assert isinstance(ended(effects), NotEnoughBoards)
+    assert names(effects) == [*["Cancel"] * 4, "RunWhole"]
+    answer = ended(machine.logits(LOGITS, 2.0))
+    assert isinstance(answer, Answer)
+    assert (answer.single, answer.attempts, answer.lost) == (True, MAX_ATTEMPTS + 1, (peer(5), peer(4), peer(3)))
     assert machine.cancel() == []
+
+
+def test_every_further_attempt_is_more_patient() -> None:
+    machine, effects = started(submission(), view(6))
+    patience_ms = []
+    for lost in (5, 4):
+        patience_ms += [assigned(effects)[peer(1)].round_ms]
+        effects = machine.peer_lost(peer(lost), view(6), 1.0)
+    patience_ms += [assigned(effects)[peer(1)].round_ms]
+    assert patience_ms == [patience_ms[0], 2 * patience_ms[0], 4 * patience_ms[0]]
 
 
 def test_the_last_board_goes_on_alone_without_traces_of_the_attempt() -> None:

@@ -129,7 +129,7 @@ def test_clients_over_the_limit_are_refused_while_all_others_work(
             assert daemon.api.started.wait(10)
             daemon.api.started.clear()
         with daemon.connect() as third:
-            assert kind(answer(third)) == "refused"
+            assert kind(answer(third)) == "busy"
     until = time.monotonic() + 10
     while time.monotonic() < until:
         with contextlib.suppress(Refused):
