@@ -8,6 +8,7 @@ RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to th
 RUNNING    class tokens of others stay out           RUNNING   the same
 RUNNING    the same, this board alone is left        ANSWERING Send Cancel, RunWhole
 RUNNING    the same, the last attempt has failed     ANSWERING Send Cancel, RunWhole
+RUNNING    just enough time left to do it alone      ANSWERING Send Cancel, RunWhole
 RUNNING    the same, no time to run anew             RUNNING   - (done without them), or RunHead
 RUNNING    the same, too late                        DONE      Send Cancel, Deliver(error)
 RUNNING    Failed, this board itself cannot go on    DONE      Send Cancel, Deliver(error)
@@ -45,6 +46,9 @@ from peer.protocol.types import (
 )
 
 MAX_ATTEMPTS = 3  # with others; what they do not bring to an end the asked board does alone
+_ROUND_OF_REST = 0.25  # of the time left: no round waits longer, so that other attempts fit behind it
+_RESCUE_OF_ALL = 0.2  # of the time for the request, or this many times what it takes alone, are kept for that
+_RESCUE_OF_ALONE = 3.0
 MAX_STAGE_FAILURES = 2  # an input that breaks two boards' compute is refused, not carried to a third
 
 
@@ -67,6 +71,7 @@ class Coordinator:
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
         self._gather_by = math.inf  # when the class tokens of the others are late
+        self._rescue_at = math.inf  # when the asked board goes on alone, or it would come too late
         self._attempt = 0
         self._epoch = Epoch(0)
         self._shards: tuple[Shard, ...] = ()
@@ -82,12 +87,13 @@ class Coordinator:
     def deadline(self) -> float:
         """Local monotonic time at which this request wants a `timer`."""
         if self.phase is Phase.RUNNING:
-            return min(self.submission.deadline_at, self._gather_by)
+            return min(self.submission.deadline_at, self._gather_by, self._rescue_at)
         return self.submission.deadline_at
 
     def begin(self, view: View, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
+        self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
         wanted = self.submission
         alive = view.alive(wanted.model)
         if wanted.boards is not None and wanted.boards > len(alive):
@@ -139,7 +145,7 @@ class Coordinator:
         self._without |= {i for i in message.lost if i < len(self._shards)}
         if sender == self._self_id:
             # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
-            self._gather_from, self._gather_by = now, now + self._round_s()
+            self._gather_from, self._gather_by = now, now + self._round_s(now)
         return self._gathered()
 
     def _gathered(self) -> list[Effect]:
@@ -185,9 +191,18 @@ class Coordinator:
         self._without |= late
         return self._gathered()
 
-    def _round_s(self) -> float:
+    def _round_s(self, now: float) -> float:
         """How long a round of this attempt may take: who seems lost may only be slow, so each is more patient."""
-        return min(LONGEST_ROUND_S, self._patience.round_s(self.submission.model) * 2 ** (self._attempt - 1))
+        patience_s = self._patience.round_s(self.submission.model) * 2 ** (self._attempt - 1)
+        return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self.submission.deadline_at - now))
+
+    def _last_moment(self, speed: float | None, now: float) -> float:
+        """When to go on alone, local monotonic time; never where even that would take too long."""
+        wanted, facts = self.submission, self._facts
+        all_s = wanted.deadline_at - now
+        alone_s = facts.tokens * facts.blocks * wanted.batch / speed if speed else 0.0
+        spare_s = max(_RESCUE_OF_ALL * all_s, _RESCUE_OF_ALONE * alone_s)
+        return wanted.deadline_at - spare_s if spare_s < all_s else math.inf
 
     def _degrade_s(self, now: float) -> float:
         """With no more time left than this another attempt would come too late, or is not wanted."""
@@ -248,6 +263,10 @@ class Coordinator:
             return []
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)
+        if self.phase is Phase.RUNNING and now >= self._rescue_at:
+            effects = self._cancel_attempt()
+            self._attempt += 1
+            return effects + self._alone()
         if self.phase is Phase.RUNNING and now >= self._gather_by:
             late = {i for i in range(len(self._shards)) if i not in self._features and i not in self._without}
             return self._without_or_again(late, view, now)
@@ -291,7 +310,7 @@ class Coordinator:
             self_id=self._self_id,
             attempt=self._attempt,
             epoch=self._epoch,
-            round_s=self._round_s(),
+            round_s=self._round_s(now),
             degrade_s=self._degrade_s(now),
             now=now,
         )

@@ -220,7 +220,8 @@ def _keep_up(row: Bench, victim: int, group: Group, for_s: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.1, until - time.monotonic()))
             time.sleep(RESTART_S)
-    row.daemons.end(victim, signal.SIGKILL)
+    if process.poll() is None:
+        row.daemons.end(victim, signal.SIGKILL)
 
 
 ROWS = {
