@@ -193,7 +193,7 @@ class Coordinator:
 
     def _round_s(self, now: float) -> float:
         """How long a round of this attempt may take: who seems lost may only be slow, so each is more patient."""
-        patience_s = self._patience.round_s(self.submission.model) * 2 ** (self._attempt - 1)
+        patience_s = self._patience.round_s(self.submission.model) * 2.0 ** (self._attempt - 1)
         return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self.submission.deadline_at - now))
 
     def _last_moment(self, speed: float | None, now: float) -> float:
