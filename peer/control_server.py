@@ -146,7 +146,9 @@ class ControlServer:
         if longest is None:
             return False
         del self._idle[longest]
-        longest.transport.abort()
+        # It may be about to ask: then this is its answer, and tells it to come again.
+        longest.writelines(encode(error_fields(_busy(f"{MAX_CONNECTIONS} clients are connected"))))
+        longest.close()
         return True
 
     async def _serve_frame(
