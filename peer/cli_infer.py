@@ -180,6 +180,7 @@ class _Run:
             try:
                 return self._client.infer(query, images)
             except Busy as busy:
+                self._client.close()  # who waits takes no place at the daemon's socket
                 # A little apart, so that clients who were refused together do not come back together.
                 time.sleep(min(busy.retry_after_s * random.uniform(0.5, 1.5), max(0.0, until - time.monotonic())))
                 left_s = until - time.monotonic()

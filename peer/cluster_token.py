@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from peer.errors import ConfigError
+from peer.state_file import replace_private
 
 TOKEN_BYTES = 32
 _PREFIX = "tr1-"
@@ -68,10 +69,7 @@ def write_token(path: Path, text: str) -> None:
 
 def replace_token(path: Path, text: str) -> None:
     """Put a token's text into `path`, whole or not at all, for its owner only; OSError when that fails."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    write_token(fresh, text)
-    fresh.replace(path)
+    replace_private(path, text + "\n")
 
 
 def cluster_tag(secret: bytes) -> str:

@@ -24,7 +24,7 @@ from peer.control_protocol import (
     header_bytes,
 )
 from peer.control_socket import inode, listen, remove
-from peer.errors import BadFrame, DeadlineExceeded, PeerError, Refused
+from peer.errors import BadFrame, Busy, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
     ExaminationReport,
@@ -49,6 +49,8 @@ FRAME_DEADLINE_S = 5.0
 IDLE_DEADLINE_S = 60.0
 # Two of the largest requests may wait for the ring at once; a third is refused.
 MAX_WAITING_BYTES = 2 * MAX_BODY_BYTES
+# What a client is told to wait that found no room at the socket itself.
+RETRY_S = 1.0
 _MAX_TOP = 1000
 _ADMINISTRATION = ("token", "rotate", "join", "leave", "forget", "doctor")
 
@@ -118,7 +120,7 @@ class ControlServer:
         self._connections += 1
         try:
             if self._connections > MAX_CONNECTIONS and not self._hang_up_on_longest_idle():
-                await _send(writer, error_fields(Refused(f"{MAX_CONNECTIONS} requests are under way; try again later")))
+                await _send(writer, error_fields(_busy(f"{MAX_CONNECTIONS} requests are under way")))
                 return
             first: bytes | None = b""
             while first is not None:
@@ -144,7 +146,9 @@ class ControlServer:
         if longest is None:
             return False
         del self._idle[longest]
-        longest.transport.abort()
+        # It may be about to ask: then this is its answer, and tells it to come again.
+        longest.writelines(encode(error_fields(_busy(f"{MAX_CONNECTIONS} clients are connected"))))
+        longest.close()
         return True
 
     async def _serve_frame(
@@ -174,7 +178,7 @@ class ControlServer:
         prefix = first + await reader.readexactly(PREFIX_BYTES - len(first))
         header = decode_header(await reader.readexactly(header_bytes(prefix, limit_bytes=MAX_REQUEST_HEADER_BYTES)))
         if self._waiting_bytes + header.body_bytes > MAX_WAITING_BYTES:
-            raise Refused("too many images wait for this daemon; try again later")
+            raise _busy("too many images wait for this daemon")
         self._waiting_bytes += header.body_bytes
         try:
             yield header, [await reader.readexactly(count) for count in header.blob_bytes]
@@ -235,6 +239,10 @@ class ControlServer:
                 return {"models": to_json(await self._api.models())}
             case _:
                 raise BadFrame(f"unknown operation {str(operation)[:80]!r}; is peerctl of another version?")
+
+
+def _busy(what: str) -> Busy:
+    return Busy(f"{what}; try again in {RETRY_S:g} s, or ask another board", RETRY_S)
 
 
 async def _administer(

@@ -1,11 +1,12 @@
 """Boards that a person shut out for good, on disk: without the list a restart would forget them.
 
-A list that is damaged is no reason to stop serving; the other members repeat what they know.
+A list that is damaged is no reason to stop serving: what can still be read of it counts, and the other members repeat
+what they know.
 """
 
 import json
 import logging
-import string
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from peer.state_file import replace_private
 _log = logging.getLogger(__name__)
 _FILE = "revoked.json"
 _MAX_BYTES = 1 << 16
-_ID_DIGITS = 16
+_REMEDY = "revoke again what was revoked: peerctl forget ID --revoke"
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 def read_revoked(state_dir: Path) -> tuple[PeerId, ...]:
@@ -24,12 +26,17 @@ def read_revoked(state_dir: Path) -> tuple[PeerId, ...]:
     path = state_dir / _FILE
     try:
         with path.open("rb") as file:
-            entries = json.loads(file.read(_MAX_BYTES))
+            text = file.read(_MAX_BYTES).decode("ascii", errors="replace")
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, RecursionError) as problem:
-        _log.warning("%s is damaged (%s); revoke again what was revoked: peerctl forget ID --revoke", path, problem)
+    except OSError as problem:
+        _log.warning("%s cannot be read (%s); %s", path, problem, _REMEDY)
         return ()
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        _log.warning("%s is damaged (%s); %s", path, problem, _REMEDY)
+        entries = re.findall(f'"({_ID.pattern})"', text)
     found = [PeerId(entry) for entry in entries if _is_id(entry)] if isinstance(entries, list) else []
     return tuple(found[-MAX_REVOKED:])
 
@@ -44,4 +51,4 @@ def write_revoked(state_dir: Path, peers: Iterable[PeerId]) -> None:
 
 
 def _is_id(entry: object) -> bool:
-    return isinstance(entry, str) and len(entry) == _ID_DIGITS and set(entry) <= set(string.hexdigits.lower())
+    return isinstance(entry, str) and _ID.fullmatch(entry) is not None

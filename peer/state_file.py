@@ -7,7 +7,7 @@ from pathlib import Path
 
 def replace_private(path: Path, text: str) -> None:
     """Put `text` (ASCII) in the place of `path`, mode 0600, and wait for the disk. OSError leaves the old file."""
-    fresh = path.with_suffix(".new")
+    fresh = path.with_name(path.name + ".new")
     try:
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -7,8 +7,10 @@ RUNNING    Feature (last one missing)                ANSWERING RunHead
 RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to the old attempt, Assign to the survivors
 RUNNING    class tokens of others stay out           RUNNING   the same
 RUNNING    the same, this board alone is left        ANSWERING Send Cancel, RunWhole
+RUNNING    the same, the last attempt has failed     ANSWERING Send Cancel, RunWhole
+RUNNING    just enough time left to do it alone      ANSWERING Send Cancel, RunWhole
 RUNNING    the same, no time to run anew             RUNNING   - (done without them), or RunHead
-RUNNING    the same, no retry left or too late       DONE      Send Cancel, Deliver(error)
+RUNNING    the same, too late                        DONE      Send Cancel, Deliver(error)
 RUNNING    Failed, this board itself cannot go on    DONE      Send Cancel, Deliver(error)
 ANSWERING  LogitsReady                               DONE      Deliver(Answer)
 ANSWERING  AnswerFailed                              DONE      Deliver(error)
@@ -27,7 +29,7 @@ from peer.protocol.effects import Answer, BoardReport, Deliver, Effect, RunHead,
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
 from peer.protocol.messages import Cancel, Failed, Feature
 from peer.protocol.partition import partition
-from peer.protocol.patience import Patience
+from peer.protocol.patience import LONGEST_ROUND_S, Patience
 from peer.protocol.shares import weights, worthwhile
 from peer.protocol.types import (
     Epoch,
@@ -43,7 +45,10 @@ from peer.protocol.types import (
     View,
 )
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3  # with others; what they do not bring to an end the asked board does alone
+_ROUND_OF_REST = 0.25  # of the time left: no round waits longer, so that other attempts fit behind it
+_RESCUE_OF_ALL = 0.2  # of the time for the request, or this many times what it takes alone, are kept for that
+_RESCUE_OF_ALONE = 3.0
 MAX_STAGE_FAILURES = 2  # an input that breaks two boards' compute is refused, not carried to a third
 
 
@@ -66,6 +71,7 @@ class Coordinator:
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
         self._gather_by = math.inf  # when the class tokens of the others are late
+        self._rescue_at = math.inf  # when the asked board goes on alone, or it would come too late
         self._attempt = 0
         self._epoch = Epoch(0)
         self._shards: tuple[Shard, ...] = ()
@@ -81,12 +87,13 @@ class Coordinator:
     def deadline(self) -> float:
         """Local monotonic time at which this request wants a `timer`."""
         if self.phase is Phase.RUNNING:
-            return min(self.submission.deadline_at, self._gather_by)
+            return min(self.submission.deadline_at, self._gather_by, self._rescue_at)
         return self.submission.deadline_at
 
     def begin(self, view: View, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
+        self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
         wanted = self.submission
         alive = view.alive(wanted.model)
         if wanted.boards is not None and wanted.boards > len(alive):
@@ -138,7 +145,7 @@ class Coordinator:
         self._without |= {i for i in message.lost if i < len(self._shards)}
         if sender == self._self_id:
             # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
-            self._gather_from, self._gather_by = now, now + self._patience.round_s(self.submission.model)
+            self._gather_from, self._gather_by = now, now + self._round_s(now)
         return self._gathered()
 
     def _gathered(self) -> list[Effect]:
@@ -173,16 +180,29 @@ class Coordinator:
         at = next((i for i, shard in enumerate(self._shards) if shard.peer == peer), None)
         if at is None or at in self._features:
             return []
-        return self._without_or_again({at}, view, now, why=f"board {peer} is gone")
+        return self._without_or_again({at}, view, now)
 
-    def _without_or_again(self, late: set[int], view: View, now: float, *, why: str) -> list[Effect]:
+    def _without_or_again(self, late: set[int], view: View, now: float) -> list[Effect]:
         """Boards of the attempt that stay out: go on without them where no time is left, or run again without them."""
         left = [i for i, s in enumerate(self._shards) if i not in late | self._without and s.peer != self._self_id]
         left_s = self.submission.deadline_at - now
         if not left or left_s <= 0 or left_s > self._degrade_s(now):
-            return self._retry({self._shards[i].peer for i in late}, view, now, why=why)
+            return self._retry({self._shards[i].peer for i in late}, view, now)
         self._without |= late
         return self._gathered()
+
+    def _round_s(self, now: float) -> float:
+        """How long a round of this attempt may take: who seems lost may only be slow, so each is more patient."""
+        patience_s = self._patience.round_s(self.submission.model) * 2.0 ** (self._attempt - 1)
+        return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self.submission.deadline_at - now))
+
+    def _last_moment(self, speed: float | None, now: float) -> float:
+        """When to go on alone, local monotonic time; never where even that would take too long."""
+        wanted, facts = self.submission, self._facts
+        all_s = wanted.deadline_at - now
+        alone_s = facts.tokens * facts.blocks * wanted.batch / speed if speed else 0.0
+        spare_s = max(_RESCUE_OF_ALL * all_s, _RESCUE_OF_ALONE * alone_s)
+        return wanted.deadline_at - spare_s if spare_s < all_s else math.inf
 
     def _degrade_s(self, now: float) -> float:
         """With no more time left than this another attempt would come too late, or is not wanted."""
@@ -209,7 +229,7 @@ class Coordinator:
             reports = (BoardReport(shard=shard, timing=event.timing, traffic=Traffic()),)
         self._lost += [p for i in sorted(self._without) if (p := self._shards[i].peer) not in self._lost]
         if not self._single and not self._without:
-            rounds = max(_round_s(report.timing, self._facts.blocks) for report in reports)
+            rounds = max(_mean_round_s(report.timing, self._facts.blocks) for report in reports)
             self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
         answer = Answer(
             logits=event.body,
@@ -243,10 +263,13 @@ class Coordinator:
             return []
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)
+        if self.phase is Phase.RUNNING and now >= self._rescue_at:
+            effects = self._cancel_attempt()
+            self._attempt += 1
+            return effects + self._alone()
         if self.phase is Phase.RUNNING and now >= self._gather_by:
             late = {i for i in range(len(self._shards)) if i not in self._features and i not in self._without}
-            names = ", ".join(sorted(self._shards[i].peer for i in late))
-            return self._without_or_again(late, view, now, why=f"no class token from {names}")
+            return self._without_or_again(late, view, now)
         return []
 
     def check(self) -> None:
@@ -287,7 +310,7 @@ class Coordinator:
             self_id=self._self_id,
             attempt=self._attempt,
             epoch=self._epoch,
-            round_s=self._patience.round_s(wanted.model),
+            round_s=self._round_s(now),
             degrade_s=self._degrade_s(now),
             now=now,
         )
@@ -314,20 +337,17 @@ class Coordinator:
         if self._self_id in blamed:
             error = Refused(f"this board cannot take part: {detail}; try again in a moment, or ask another board")
             return self._cancel_attempt() + self._end(error)
-        return self._retry(blamed, view, now, why=f"board {reporter}: {detail}")
+        return self._retry(blamed, view, now)
 
-    def _retry(self, blamed: set[PeerId], view: View, now: float, *, why: str) -> list[Effect]:
+    def _retry(self, blamed: set[PeerId], view: View, now: float) -> list[Effect]:
         effects = self._cancel_attempt()
         self._excluded |= blamed
         self._lost += [peer for peer in sorted(blamed) if peer not in self._lost]
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)
-        if self._attempt >= MAX_ATTEMPTS:
-            error = NotEnoughBoards(f"{self._attempt} attempts failed, the last one because of {why}; try again")
-            return effects + self._end(error)
         able = {member.peer for member in view.alive(self.submission.model)}
         rest = tuple(s.peer for s in self._shards if s.peer in able and s.peer not in self._excluded)
-        if len(rest) <= 1:
+        if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS:
             self._attempt += 1
             return effects + self._alone()
         return effects + self._assign(view, rest, None, now)
@@ -347,6 +367,6 @@ class Coordinator:
         return [Deliver(request=self.submission.request, result=error)]
 
 
-def _round_s(timing: Timing, blocks: int) -> float:
+def _mean_round_s(timing: Timing, blocks: int) -> float:
     """One board's mean round, waiting included."""
     return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / blocks

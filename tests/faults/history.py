@@ -91,7 +91,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while not self._over.is_set():
-            self._ask()
+            self.ask()
             self._over.wait(self._pause_s)
 
     def stop(self) -> None:
@@ -100,7 +100,8 @@ class Client(threading.Thread):
         self.join(60)
         assert not self.is_alive(), "a request never ended"
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """One request, written down."""
         query = InferQuery(inputs=("picture",), **self._choices)  # type: ignore[arg-type]  # real fields, by the caller
         request = Request(board=self._board, began=time.monotonic(), deadline_s=float(query.deadline_s or 0))
         try:

@@ -48,7 +48,7 @@ class Row:
 
     def gather(self, *indices: int) -> None:
         """One ring, and what the undivided model answers."""
-        self.daemons.start(*indices)
+        self.daemons.start(*(index for index in indices if index not in self.daemons.processes))
         self.daemons.wait(lambda: self.daemons.one_ring(*indices), "one ring to start with", 60.0)
         whole = self.daemons.infer(ASKED, self.image, mode="single", logits=True)
         self.expected = tuple(whole.logits or ())

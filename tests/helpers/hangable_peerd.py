@@ -1,7 +1,7 @@
 """`peerd` whose event loop can be made to hang, as a bug would: SIGUSR1 sleeps HANG_S seconds on the loop's own thread.
 
-It also writes down every change of what it believes of another board, as a line of its log. Only tests and the testbed
-run it; the product has no such switches.
+It also writes down every change of what it believes of another board, as a line of its log, and NAIVE=WHAT,... takes
+protections away (`tests.helpers.naive`). Only tests and the testbed run it; the product has no such switches.
 """
 
 import os
@@ -12,6 +12,7 @@ import time
 from peer.cli_peerd import main
 from peer.protocol.roster import Roster
 from peer.protocol.types import Member
+from tests.helpers.naive import make_naive
 
 _put = Roster._put
 
@@ -24,5 +25,6 @@ def _tell_and_put(roster: Roster, member: Member) -> None:
 
 
 Roster._put = _tell_and_put  # type: ignore[method-assign]
+make_naive(os.environ.get("NAIVE", ""))
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
 sys.exit(main(sys.argv[1:]))

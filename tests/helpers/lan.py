@@ -204,6 +204,16 @@ class Lan(Sequence[Board]):
                 self._switch.run("tc", "qdisc", "add", "dev", port, "clsact")
                 self._switch.run("tc", "filter", "add", "dev", port, "ingress", "bpf", "da", "bytecode", program)
 
+    def rate(self, mbit: float) -> None:
+        """Let every cable carry this many megabits per second each way, and queue a second of it; 0 lifts the limit."""
+        buckets = f"root tbf rate {mbit * 1e6:.0f}bit burst 16kb latency 1s".split()
+        for board in self._boards:
+            for segment in range(self._segments):
+                for place, end in ((board, f"eth{segment}"), (self._switch, _port(board.index, segment))):
+                    place.run("tc", "qdisc", "del", "dev", end, "root", check=False)
+                    if mbit:
+                        place.run("tc", "qdisc", "add", "dev", end, *buckets)
+
     def split(self, *groups: Iterable[int]) -> None:
         """Boards hear only boards of their own group; `heal` joins them again."""
         for number, group in enumerate(map(tuple, groups)):

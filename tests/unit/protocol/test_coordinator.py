@@ -1,6 +1,7 @@
 """The asked board's side of one request: every phase meets every event, and each refusal has a name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from protocol_cases import (
@@ -113,8 +114,10 @@ EVENTS: dict[str, Event] = {
     "cancelled": lambda c: c.cancel(),
     "timer, early": lambda c: c.timer(VIEW, 2.9),
     "timer, gather": lambda c: c.timer(VIEW, 6.0),
+    "timer, rescue": lambda c: c.timer(VIEW, RESCUE_AT),
     "timer, deadline": lambda c: c.timer(VIEW, 100.0),
 }
+RESCUE_AT = 80.0  # with 100 s for the request
 CANCELS = "Cancel Cancel Cancel Cancel "
 RETRY = f"running: {CANCELS}Assign Assign Assign"
 END = f"done: {CANCELS}Deliver"
@@ -140,6 +143,7 @@ TABLE: dict[str, tuple[str, str, str]] = {  # event: running, answering, alone; 
     "cancelled": (END, END, "done: Deliver"),
     "timer, early": ("", "", ""),
     "timer, gather": (RETRY, "", ""),
+    "timer, rescue": (f"answering: {CANCELS}RunWhole", "", ""),
     "timer, deadline": (END, END, "done: Deliver"),
 }
 
@@ -262,7 +266,7 @@ def test_class_tokens_reach_the_head_in_ring_order() -> None:
     assert head.features == tuple(bytes([i]) * 4 * WIDTH for i in range(BOARDS))
 
 
-def test_attempts_end_after_the_last_one() -> None:
+def test_what_no_attempt_with_others_brings_to_an_end_the_asked_board_does_alone() -> None:
     machine, _ = started(submission(), view(6))
     alive = list(range(6))
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -272,8 +276,44 @@ def test_attempts_end_after_the_last_one() -> None:
             messages = assigned(effects)
             assert messages.keys() == {peer(i) for i in alive}
             assert {m.attempt for m in messages.values()} == {attempt + 1}
-    assert isinstance(ended(effects), NotEnoughBoards)
+    assert names(effects) == [*["Cancel"] * 4, "RunWhole"]
+    answer = ended(machine.logits(LOGITS, 2.0))
+    assert isinstance(answer, Answer)
+    assert (answer.single, answer.attempts, answer.lost) == (True, MAX_ATTEMPTS + 1, (peer(5), peer(4), peer(3)))
     assert machine.cancel() == []
+
+
+def test_before_it_would_be_too_late_the_asked_board_goes_on_alone() -> None:
+    machine, _ = started()
+    assert machine.deadline() == RESCUE_AT
+    assert machine.timer(VIEW, RESCUE_AT - 0.01) == []
+    assert names(machine.timer(VIEW, RESCUE_AT)) == [*["Cancel"] * BOARDS, "RunWhole"]
+    assert machine.deadline() == 100.0
+    answer = ended(machine.logits(LOGITS, 99.0))
+    assert isinstance(answer, Answer)
+    assert (answer.single, answer.attempts, answer.degraded) == (True, 2, False)
+
+
+@pytest.mark.parametrize(("alone_s", "rescue_at"), [(1.0, 80.0), (10.0, 70.0), (40.0, 100.0)])
+def test_a_slow_board_goes_on_alone_earlier_and_not_where_it_has_no_hope(alone_s: float, rescue_at: float) -> None:
+    slow = replace(VIEW.members[peer(0)], speed=TOKENS * FACTS.blocks / alone_s)
+    machine, _ = started(submission(), replace(VIEW, members={**VIEW.members, peer(0): slow}))
+    assert machine.deadline() == rescue_at
+
+
+def test_no_round_takes_so_much_of_the_time_left_that_nothing_fits_behind_it() -> None:
+    (message, *_) = assigned(started(submission(deadline_at=2.0))[1]).values()
+    assert message.round_ms == 500
+
+
+def test_every_further_attempt_is_more_patient() -> None:
+    machine, effects = started(submission(), view(6))
+    patience_ms = []
+    for lost in (5, 4):
+        patience_ms += [assigned(effects)[peer(1)].round_ms]
+        effects = machine.peer_lost(peer(lost), view(6), 1.0)
+    patience_ms += [assigned(effects)[peer(1)].round_ms]
+    assert patience_ms == [patience_ms[0], 2 * patience_ms[0], 4 * patience_ms[0]]
 
 
 def test_the_last_board_goes_on_alone_without_traces_of_the_attempt() -> None:
@@ -359,11 +399,11 @@ def test_endings_have_names() -> None:
 
 def test_the_gather_timer_counts_from_the_own_class_token() -> None:
     machine, _ = started()
-    assert machine.deadline() == 100.0
+    assert machine.deadline() == RESCUE_AT
     machine.feature(feature(1, epoch=ALL), VIEW, 1.0)
-    assert machine.deadline() == 100.0
+    assert machine.deadline() == RESCUE_AT
     machine.feature(feature(0, epoch=ALL), VIEW, 2.0)
     machine.feature(feature(0, epoch=ALL), VIEW, 4.0)
     assert machine.deadline() == 2.0 + FIRST_ROUND_S
     assert assigned(machine.timer(VIEW, 2.0 + FIRST_ROUND_S)).keys() == {peer(0), peer(1)}
-    assert machine.deadline() == 100.0
+    assert machine.deadline() == RESCUE_AT

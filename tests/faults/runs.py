@@ -1,0 +1,59 @@
+"""The command line of a module of rows: every row on a fresh cluster, seed after seed, kept in a file, reported."""
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.record import Promise, Record, Run, machine
+from tests.faults.requests import MODELS, Row
+from tests.helpers.cluster import cluster
+from tests.helpers.lan import lan, why_no_lan
+
+
+class Bench(Row):
+    """A row that notes figures of its own."""
+
+    def note(self, figure: str, value: float) -> None:
+        self._run.figures[figure] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a row does, and what it needs."""
+
+    do: Callable[[Bench], None]
+    boards: int = 4
+    needs: Callable[[], str] = why_no_lan  # empty, or why it cannot run here
+
+
+def repeat(doc: str, rows: Mapping[str, Kind], promises: dict[str, Promise], out: Path) -> None:
+    """Run what the command line asks for; ends the process, with 1 when a run failed or a promise was missed."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--rows", default=",".join(rows))
+    parser.add_argument("--out", type=Path, default=out)
+    options = parser.parse_args()
+    record = Record(options.out)
+    skipped = {name: why for name in options.rows.split(",") if (why := why_no_lan() or rows[name].needs())}
+    for seed in range(options.seeds):
+        for name in options.rows.split(","):
+            if name in skipped or record.has(name, seed):
+                continue
+            run = Run()
+            with lan(rows[name].boards) as boards, cluster(boards, MODELS) as daemons:
+                try:
+                    rows[name].do(Bench(boards, daemons, random.Random(f"{name} {seed}"), run))
+                except AssertionError as problem:
+                    run.problem = str(problem)
+            run.figures["load average of the machine"] = os.getloadavg()[0]
+            record.put(name, seed, run)
+            print(f"{name}, seed {seed}: {run.figures} {run.problem}", file=sys.stderr, flush=True)
+    print(f"daemons in network namespaces on {machine()}")
+    kept = record.report({**promises, "load average of the machine": Promise()})
+    for name, why in skipped.items():
+        print(f"skipped {name}: {why}")
+    sys.exit(0 if kept else 1)
