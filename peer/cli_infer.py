@@ -1,6 +1,8 @@
 """`peerctl infer`: classify images over the ring."""
 
 import math
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,9 @@ from peer.cli_inputs import gather, read_image
 from peer.cli_output import Asked, Progress, bar, bold, count, printable, say_json, shared_options, table
 from peer.control_client import ControlClient
 from peer.control_protocol import MAX_BLOBS, MAX_BODY_BYTES, MAX_INPUT_NAME
-from peer.errors import BadInput, DeadlineExceeded, PeerError
+from peer.errors import BadInput, Busy, DeadlineExceeded, PeerError
 from peer.records import to_json
-from peer.reports import InferQuery, InferReport
+from peer.reports import DEFAULT_DEADLINE_S, InferQuery, InferReport
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
 _DEADLINE_GRACE_S = 2.0
@@ -23,7 +25,7 @@ _DEADLINE_GRACE_S = 2.0
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", help="Model to use  [the daemon's default].")
 @click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [all alive].")
-@click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [even].")
+@click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [by speed].")
 @click.option("--codec", help="How codes are packed on the way (see peerctl models show)  [the model's].")
 @click.option(
     "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
@@ -155,7 +157,7 @@ class _Run:
     def _send(self, group: list[Path], images: list[bytes]) -> None:
         names = tuple(path.name[:MAX_INPUT_NAME] for path in group)
         try:
-            reports = self._client.infer(replace(self._query, inputs=names), images)
+            reports = self._patiently(replace(self._query, inputs=names), images)
         except BadInput as exc:
             if len(group) == 1:
                 self._fail(BadInput(f"{group[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))
@@ -170,6 +172,19 @@ class _Run:
             self._progress.clear()
             for path, report in zip(group, reports, strict=True):
                 self._show(replace(report, input=str(path)))
+
+    def _patiently(self, query: InferQuery, images: list[bytes]) -> tuple[InferReport, ...]:
+        """Ask again as often as the daemon says that it is busy, within the time for an answer."""
+        until = time.monotonic() + (query.deadline_s or DEFAULT_DEADLINE_S)
+        while True:
+            try:
+                return self._client.infer(query, images)
+            except Busy as busy:
+                # A little apart, so that clients who were refused together do not come back together.
+                time.sleep(min(busy.retry_after_s * random.uniform(0.5, 1.5), max(0.0, until - time.monotonic())))
+                query = replace(query, deadline_s=until - time.monotonic())
+                if query.deadline_s <= 0:
+                    raise
 
     def _fail(self, failure: PeerError) -> None:
         self._progress.clear()

@@ -19,7 +19,7 @@ from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, checkout_models, places
 
 DEFAULT_PORT = 7700
 # A board runs one stage at a time; more than a few requests in flight only wait inside instead of outside.
-DEFAULT_MAX_REQUESTS = 8
+DEFAULT_MAX_REQUESTS = 64
 _CONFIG_LIMIT_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

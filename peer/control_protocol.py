@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peer.errors import BadFrame, FrameTooLarge, LocalProtocolError, PeerError, from_report
+from peer.errors import BadFrame, Busy, FrameTooLarge, LocalProtocolError, PeerError, from_report
 
 PREFIX_BYTES = 4
 MAX_REQUEST_HEADER_BYTES = 64 * 1024
@@ -23,6 +23,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 # Names travel for messages only; a longer one is cut by the client.
 MAX_INPUT_NAME = 255
 
+_LONGEST_RETRY_S = 3600.0
 _PREFIX = struct.Struct(">I")
 
 
@@ -81,7 +82,10 @@ def decode_header(data: bytes) -> Header:
 
 def error_fields(error: PeerError) -> dict[str, object]:
     """The response that reports `error`."""
-    return {"ok": False, "error": {"exit": int(error.exit_code), "kind": error.kind, "message": str(error)}}
+    fields: dict[str, object] = {"exit": int(error.exit_code), "kind": error.kind, "message": str(error)}
+    if isinstance(error, Busy):
+        fields["retry_after_s"] = error.retry_after_s
+    return {"ok": False, "error": fields}
 
 
 def result_fields(header: Header) -> Mapping[str, Any]:  # Any: as in Header
@@ -94,6 +98,9 @@ def result_fields(header: Header) -> Mapping[str, Any]:  # Any: as in Header
     kind, message, code = (error.get(key) for key in ("kind", "message", "exit"))
     if not isinstance(kind, str) or not isinstance(message, str) or not isinstance(code, int):
         raise BadFrame("the daemon's answer is a damaged error; is it of another version?")
+    after_s = error.get("retry_after_s")
+    if kind == Busy.kind and isinstance(after_s, int | float) and 0 <= after_s <= _LONGEST_RETRY_S:
+        raise Busy(message, float(after_s))
     raise from_report(kind, message, code)
 
 

@@ -35,6 +35,7 @@ from peer.zmq_transport import TICK_S, DataSockets
 _log = logging.getLogger(__name__)
 _DATA = (Assign, Codes, Feature, Failed, Cancel)
 _WAKE = [b""]  # what ends a receive when the event loop has something to say
+_IDLE_S = 15.0  # how long a board that stands by sleeps at most
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
 _FRAMING_LONG_BYTES = 9  # frames over 255 bytes: flags and eight bytes
 _CURVE_BYTES = 33  # CurveZMQ MESSAGE command: name, nonce, authenticator, flags
@@ -106,8 +107,9 @@ class DataPlane(threading.Thread):
     def _turn(self) -> None:
         """Stand by until something happens; in the middle of a request, take one message after the other."""
         if self._machine.idle and not self._inbox:
+            self._compute.idle(time.monotonic())
             deadline = self._machine.deadline()
-            self._sockets.wait(None if deadline is None else deadline - time.monotonic())
+            self._sockets.wait(_IDLE_S if deadline is None else min(_IDLE_S, deadline - time.monotonic()))
             self._tick()
         try:
             received = self._sockets.receive()
@@ -224,5 +226,5 @@ class DataPlane(threading.Thread):
             if member.status in (Status.ALIVE, Status.SUSPECT):
                 place = member.endpoint
                 self._sockets.connect(member.peer, place.host, place.data_port, member.public_key)
-            else:
+            elif member.status is not Status.LEFT:  # who leaves hears the end of what it has begun
                 self._sockets.disconnect(member.peer)

@@ -16,7 +16,8 @@ PeerError
 │   ├── NoSuchModel
 │   ├── NotFetched                a model could not be got from the other boards, or not be written down
 │   ├── CheckFailed               a digest or another check of what lies on disk came out wrong
-│   ├── Refused                   understood, and declined: busy, draining, an unknown codec or option
+│   ├── Refused                   understood, and declined: draining, an unknown codec or option
+│   │   └── Busy                  too many requests wait already; says when to try again
 │   ├── BadInput                  the file given is not an image that can be classified
 │   ├── DeadlineExceeded
 │   ├── NotEnoughBoards
@@ -146,6 +147,16 @@ class Refused(RequestError):
 
     kind = "refused"
     exit_code = ExitCode.REFUSED
+
+
+class Busy(Refused):
+    """As many requests wait as this board allows; nothing is wrong with this one."""
+
+    kind = "busy"
+
+    def __init__(self, message: str, retry_after_s: float = 0.5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BadInput(RequestError):

@@ -12,6 +12,7 @@ from peer.protocol.effects import Answer, Deliver
 from peer.protocol.events import CancelRequested, Event, Mode, Submission, Submitted
 from peer.protocol.types import MAX_BATCH, Exchange, ModelId, PeerId, RequestId, View
 from peer.reports import (
+    DEFAULT_DEADLINE_S,
     BoardCostReport,
     ExplainReport,
     InferQuery,
@@ -25,7 +26,6 @@ from runtime.images import decode_rows
 from runtime.plan import ModelPlan
 from runtime.scores import likeliest, unpack
 
-DEFAULT_DEADLINE_S = 30.0
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
 
@@ -84,6 +84,7 @@ class Inference:
             deadline_at=deadline_at,
             rows=b"".join(rows),
             file=bytes(images[0]) if len(images) == 1 else None,
+            allow_degraded=query.allow_degraded,
         )
         answer = await self._answer(submission)
         latency_s = time.monotonic() - started_at
@@ -142,7 +143,7 @@ class Inference:
             )
             for b in answer.boards
         )
-        explain = ExplainReport(reason=_reason(query, answer), boards=self._costs(answer))
+        explain = ExplainReport(reason=_reason(query, answer, self._name), boards=self._costs(answer))
         timing = _slowest(answer)
         reports = []
         for name, row in zip(query.inputs, logits, strict=True):
@@ -165,7 +166,7 @@ class Inference:
                     predicted_ms=None,
                     rounds=answer.rounds,
                     attempts=answer.attempts,
-                    degraded=False,
+                    degraded=answer.degraded,
                     lost=answer.lost,
                     payload_bytes=sum(b.traffic.payload_bytes for b in answer.boards),
                     wire_bytes=sum(b.traffic.wire_bytes for b in answer.boards),
@@ -210,8 +211,13 @@ def _slowest(answer: Answer) -> TimingReport:
     )
 
 
-def _reason(query: InferQuery, answer: Answer) -> str:
+def _reason(query: InferQuery, answer: Answer, name: Callable[[PeerId], str]) -> str:
+    slow = f"; without {', '.join(map(name, answer.slow))}, too slow to help" if answer.slow else ""
     if answer.single:
-        return "asked for one board" if query.mode == "single" or query.boards == 1 else "no other board could help"
+        asked_alone = query.mode == "single" or query.boards == 1
+        return "asked for one board" if asked_alone else f"no other board could help{slow}"
     asked = f"{query.boards} boards asked for" if query.boards else "every board that is alive and holds the model"
-    return f"{asked}, {'shares as asked' if query.shares else 'even shares'}"
+    counts = [board.shard.tokens.stop - board.shard.tokens.start for board in answer.boards]
+    even = max(counts) - min(counts) <= 1
+    shares = "shares as asked" if query.shares else "even shares" if even else "shares by measured speed"
+    return f"{asked}{slow}, {shares}"

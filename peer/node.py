@@ -193,7 +193,7 @@ class Node:
             on_revoked=lambda peers: write_revoked(self._config.state_dir, peers),
             stuck_s=lambda: self._plane.stuck_s(),  # noqa: PLW0108 - the data plane is built after this
         )
-        self._worker = Worker(self._catalog)
+        self._worker = Worker(self._catalog, lambda: self._catalog.default)
         limits = RequestLimits(coordinated=self._config.max_requests)
         machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
 
@@ -295,8 +295,9 @@ class Node:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
-            if self._worker.speed is not None:
-                self._control.set_speed(self._worker.speed)
+            speed = self._worker.speedometer.speed(time.monotonic())
+            if speed is not None:
+                self._control.set_speed(speed)
             self._control_sockets.refused()
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")

@@ -7,6 +7,8 @@ Field names are the stable keys of `peerctl --json`. Ids are short hexadecimal t
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+DEFAULT_DEADLINE_S = 30.0  # for an answer, when the asker names none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:

@@ -1,7 +1,7 @@
 """Effects that ask for compute -> the runtime -> events. Runs on the data plane's thread; never waits for a board."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,13 +10,15 @@ import numpy as np
 from peer.protocol.effects import Attend, Begin, Forget, Query, RunHead, RunWhole
 from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, Event, LogitsReady, QueryDone, ShardDone
 from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
+from peer.speedometer import Speedometer, yardstick
 from runtime.arrays import U8
 from runtime.errors import CodecError, RuntimeFailure
 from runtime.images import decode_rows
 from runtime.model import Model
 from runtime.shard import Shard
 
-_SPEED_MEMORY = 0.8  # weight of the past in the moving average of a board's speed
+_MEASURE_EVERY_S = 60.0  # while nothing is under way
+_MEASURE_TIMES = 3  # the shortest counts: what else the machine does only adds time
 
 
 class Compute(Protocol):
@@ -28,6 +30,7 @@ class Compute(Protocol):
     def whole(self, effect: RunWhole) -> Event: ...
     def head(self, effect: RunHead) -> Event: ...
     def forget(self, effect: Forget) -> None: ...
+    def idle(self, now: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -49,10 +52,41 @@ class _Work:
 class Worker:
     """Loaded models and the shards in progress. One thread uses it."""
 
-    def __init__(self, models: Mapping[ModelId, Model]) -> None:
-        self.speed: float | None = None  # content-token blocks per second of compute
+    def __init__(self, models: Mapping[ModelId, Model], usual: Callable[[], ModelId | None] = lambda: None) -> None:
+        """`usual` names the model whose speed is this board's, None while there is none."""
+        self.speedometer = Speedometer()
         self._models = models  # a lookup may load; a copy would load them all
+        self._usual = usual
+        self._measure_at = 0.0
         self._work: dict[AttemptKey, _Work] = {}
+
+    def idle(self, now: float) -> None:
+        """Nothing is under way: measure this board once in a while. Takes six times a block of half the tokens."""
+        usual = self._usual()
+        if now < self._measure_at or usual is None:
+            return
+        self._measure_at = now + _MEASURE_EVERY_S
+        try:
+            model = self._models[usual]
+            tokens = model.plan.geometry.tokens
+            few, many = 1, max(2, tokens // 2)
+            times = {count: self._block_s(model, min(count, tokens)) for count in (few, many)}
+        except RuntimeFailure:
+            return  # requests will tell what is wrong with it
+        self.speedometer.measured(yardstick(few=few, few_s=times[few], many=many, many_s=times[many]))
+
+    def _block_s(self, model: Model, tokens: int) -> float:
+        """Shortest time of one block with `tokens` tokens and nobody else's, encoding included."""
+        shard = Shard(model, model.codec(model.plan.default_codec))
+        rows = np.zeros((1, tokens, model.plan.geometry.row_bytes), dtype=np.uint8)
+        times = []
+        for _ in range(_MEASURE_TIMES):
+            shard.embed(rows, 0)
+            started = time.perf_counter()
+            shard.encode()
+            shard.attend([])
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
@@ -106,7 +140,9 @@ class Worker:
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
         decode_s = work.shard.decode_s
-        self._learn(work)
+        spent_s = work.compute_s - decode_s + work.encode_s
+        blocks = work.model.plan.geometry.blocks
+        self.speedometer.worked(tokens=work.tokens, block_s=spent_s / blocks, now=time.monotonic())
         timing = Timing(
             prepare_us=round(work.prepare_s * 1e6),
             compute_us=round((work.compute_s - decode_s) * 1e6),
@@ -167,11 +203,6 @@ class Worker:
             except CodecError:
                 blamed.append(payload.origin)
         return tuple(blamed)
-
-    def _learn(self, work: _Work) -> None:
-        spent_s = work.compute_s + work.encode_s
-        speed = work.tokens * work.model.plan.geometry.blocks / max(spent_s, 1e-9)
-        self.speed = speed if self.speed is None else _SPEED_MEMORY * self.speed + (1 - _SPEED_MEMORY) * speed
 
 
 def _shaped(body: bytes, batch: int, row_bytes: int) -> U8:

@@ -4,7 +4,7 @@ from peer.protocol.events import Submission
 from peer.protocol.messages import Assign
 from peer.protocol.types import MAX_BODY_BYTES, Epoch, InputKind, ModelFacts, PeerId, Shard
 
-_DEADLINE_LIMIT_MS = (1 << 32) - 1  # what the field of the message holds: 49 days
+_LIMIT_MS = (1 << 32) - 1  # what a field of the message holds: 49 days
 
 
 def too_large(submission: Submission, facts: ModelFacts, shards: tuple[Shard, ...]) -> str | None:
@@ -34,11 +34,16 @@ def assignments(
     self_id: PeerId,
     attempt: int,
     epoch: Epoch,
+    round_s: float,
+    degrade_s: float,
     now: float,
 ) -> list[Assign]:
-    """One message per shard, in the order of the shards."""
+    """One message per shard, in the order of the shards.
+
+    `round_s`: how long a round may take; `degrade_s`: with no more time left, codes that stay out are done without.
+    """
     coordinator = next(i for i, shard in enumerate(shards) if shard.peer == self_id)
-    left_s = min(submission.deadline_at - now, _DEADLINE_LIMIT_MS / 1000)
+    left_s = min(submission.deadline_at - now, _LIMIT_MS / 1000)
     messages = []
     for shard in shards:
         kind, body = _input(submission, facts, shard, own=shard.peer == self_id)
@@ -54,11 +59,17 @@ def assignments(
                 coordinator=coordinator,
                 shards=shards,
                 deadline_ms=max(0, int(left_s * 1000)),
+                round_ms=_milliseconds(round_s),
+                degrade_ms=_milliseconds(degrade_s),
                 input_kind=kind,
                 body=body,
             )
         )
     return messages
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(min(seconds * 1000, _LIMIT_MS))
 
 
 def _input(submission: Submission, facts: ModelFacts, shard: Shard, *, own: bool) -> tuple[InputKind, bytes]:

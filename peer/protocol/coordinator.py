@@ -7,6 +7,7 @@ RUNNING    Feature (last one missing)                ANSWERING RunHead
 RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to the old attempt, Assign to the survivors
 RUNNING    class tokens of others stay out           RUNNING   the same
 RUNNING    the same, this board alone is left        ANSWERING Send Cancel, RunWhole
+RUNNING    the same, no time to run anew             RUNNING   - (done without them), or RunHead
 RUNNING    the same, no retry left or too late       DONE      Send Cancel, Deliver(error)
 RUNNING    Failed, this board itself cannot go on    DONE      Send Cancel, Deliver(error)
 ANSWERING  LogitsReady                               DONE      Deliver(Answer)
@@ -26,13 +27,17 @@ from peer.protocol.effects import Answer, BoardReport, Deliver, Effect, RunHead,
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
 from peer.protocol.messages import Cancel, Failed, Feature
 from peer.protocol.partition import partition
+from peer.protocol.patience import Patience
+from peer.protocol.shares import weights, worthwhile
 from peer.protocol.types import (
     Epoch,
     Exchange,
     FailureReason,
+    Member,
     ModelFacts,
     PeerId,
     Shard,
+    Timing,
     TokenRange,
     Traffic,
     View,
@@ -51,12 +56,14 @@ class Phase(Enum):
 class Coordinator:
     """State of one request on the board that was asked."""
 
-    def __init__(self, *, submission: Submission, facts: ModelFacts, now: float, round_timeout_s: float) -> None:
+    def __init__(self, *, submission: Submission, facts: ModelFacts, patience: Patience, now: float) -> None:
         self.submission = submission
         self.phase = Phase.RUNNING
         self._facts = facts
         self._started_at = now
-        self._round_timeout_s = round_timeout_s
+        self._patience = patience
+        self._attempt_at = now
+        self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
         self._gather_by = math.inf  # when the class tokens of the others are late
         self._attempt = 0
@@ -67,6 +74,7 @@ class Coordinator:
         self._lost: list[PeerId] = []
         self._stage_failures = 0
         self._input_bytes = 0
+        self._slow: tuple[PeerId, ...] = ()  # left out, as the others are through sooner without them
         self._single = False
         self._self_id = PeerId("")
 
@@ -93,12 +101,21 @@ class Coordinator:
             return self._end(Refused(f"{wanted.boards} boards cannot run a model; ask for 1 or more"))
         if wanted.codec not in self._facts.codecs:
             return self._end(Refused(f"model {self._facts.name} has no codec {wanted.codec}"))
+        if wanted.boards is None and wanted.shares is None:
+            alive = self._worthwhile(alive)
         boards = min(wanted.boards or len(alive), self._facts.tokens)
         if wanted.shares is not None and len(wanted.shares) != boards:
             return self._end(Refused(f"{len(wanted.shares)} shares were given for {boards} boards; give one per board"))
         if wanted.mode is Mode.SINGLE or (boards == 1 and wanted.mode is Mode.AUTO):
             return self._alone()
         return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
+
+    def _worthwhile(self, alive: tuple[Member, ...]) -> tuple[Member, ...]:
+        """Boards that make the request faster by taking part. The asked board always does: it has the input."""
+        keep = worthwhile([member.speed for member in alive])
+        kept = tuple(m for m, fast in zip(alive, keep, strict=True) if fast or m.peer == self._self_id)
+        self._slow = tuple(member.peer for member in alive if member not in kept)
+        return kept
 
     def is_from(self, message: Feature | Failed, sender: PeerId) -> bool:
         """Whether `sender` is the board that the message speaks for; of an older attempt nobody needs to know."""
@@ -118,13 +135,20 @@ class Coordinator:
             detail = f"a class token of {len(message.body)} bytes where {4 * batch * width} are due"
             return self._leave_out({sender}, sender, detail, view, now)
         self._features[message.origin] = message
+        self._without |= {i for i in message.lost if i < len(self._shards)}
         if sender == self._self_id:
             # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
-            self._gather_from, self._gather_by = now, now + self._round_timeout_s
-        if len(self._features) < len(self._shards):
+            self._gather_from, self._gather_by = now, now + self._patience.round_s(self.submission.model)
+        return self._gathered()
+
+    def _gathered(self) -> list[Effect]:
+        """The head's turn, once the class tokens of all boards that are waited for are here."""
+        kept = [i for i, shard in enumerate(self._shards) if i not in self._without or shard.peer == self._self_id]
+        if any(i not in self._features for i in kept):
             return []
         self.phase = Phase.ANSWERING
-        bodies = tuple(self._features[i].body for i in range(len(self._shards)))
+        self._features = {i: self._features[i] for i in kept}
+        bodies = tuple(self._features[i].body for i in kept)
         wanted = self.submission
         return [RunHead(request=wanted.request, model=wanted.model, batch=wanted.batch, features=bodies)]
 
@@ -149,7 +173,23 @@ class Coordinator:
         at = next((i for i, shard in enumerate(self._shards) if shard.peer == peer), None)
         if at is None or at in self._features:
             return []
-        return self._retry({peer}, view, now, why=f"board {peer} is gone")
+        return self._without_or_again({at}, view, now, why=f"board {peer} is gone")
+
+    def _without_or_again(self, late: set[int], view: View, now: float, *, why: str) -> list[Effect]:
+        """Boards of the attempt that stay out: go on without them where no time is left, or run again without them."""
+        left = [i for i, s in enumerate(self._shards) if i not in late | self._without and s.peer != self._self_id]
+        left_s = self.submission.deadline_at - now
+        if not left or left_s <= 0 or left_s > self._degrade_s(now):
+            return self._retry({self._shards[i].peer for i in late}, view, now, why=why)
+        self._without |= late
+        return self._gathered()
+
+    def _degrade_s(self, now: float) -> float:
+        """With no more time left than this another attempt would come too late, or is not wanted."""
+        wanted = self.submission
+        if wanted.exchange is Exchange.RING:
+            return 0.0
+        return wanted.deadline_at - now if wanted.allow_degraded else self._patience.rerun_s(wanted.model)
 
     def logits(self, event: LogitsReady, now: float) -> list[Effect]:
         """The answer is there."""
@@ -160,22 +200,28 @@ class Coordinator:
         self.phase = Phase.DONE
         wanted = self.submission
         reports = tuple(
-            BoardReport(shard=shard, timing=self._features[i].timing, traffic=self._features[i].traffic)
-            for i, shard in enumerate(self._shards)
+            BoardReport(shard=self._shards[i], timing=feature.timing, traffic=feature.traffic)
+            for i, feature in sorted(self._features.items())
         )
         if self._single:
             tokens = TokenRange(start=0, stop=self._facts.tokens)
             shard = Shard(peer=self._self_id, tokens=tokens)
             reports = (BoardReport(shard=shard, timing=event.timing, traffic=Traffic()),)
+        self._lost += [p for i in sorted(self._without) if (p := self._shards[i].peer) not in self._lost]
+        if not self._single and not self._without:
+            rounds = max(_round_s(report.timing, self._facts.blocks) for report in reports)
+            self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
         answer = Answer(
             logits=event.body,
             single=self._single,
             codec=wanted.codec,
             exchange=wanted.exchange,
             attempts=max(1, self._attempt),
-            rounds=self._facts.blocks if len(reports) > 1 else 0,
+            rounds=self._facts.blocks if len(self._shards) > 1 else 0,
             boards=reports,
             lost=tuple(self._lost),
+            degraded=bool(self._without),
+            slow=self._slow,
             input_bytes=self._input_bytes,
             gather_s=0.0 if self._single else now - self._gather_from,
             latency_s=now - self._started_at,
@@ -198,8 +244,9 @@ class Coordinator:
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)
         if self.phase is Phase.RUNNING and now >= self._gather_by:
-            late = {shard.peer for i, shard in enumerate(self._shards) if i not in self._features}
-            return self._retry(late, view, now, why=f"no class token from {', '.join(sorted(late))}")
+            late = {i for i in range(len(self._shards)) if i not in self._features and i not in self._without}
+            names = ", ".join(sorted(self._shards[i].peer for i in late))
+            return self._without_or_again(late, view, now, why=f"no class token from {names}")
         return []
 
     def check(self) -> None:
@@ -208,11 +255,12 @@ class Coordinator:
             assert self._shards[0].tokens.start == 0
             assert self._shards[-1].tokens.stop == self._facts.tokens
         assert all(origin < len(self._shards) for origin in self._features)
+        assert all(origin < len(self._shards) for origin in self._without)
 
     def _alone(self) -> list[Effect]:
         self.phase = Phase.ANSWERING
         self._single = True
-        self._shards, self._features = (), {}
+        self._shards, self._features, self._without = (), {}, set()
         wanted = self.submission
         return [RunWhole(request=wanted.request, model=wanted.model, batch=wanted.batch, rows=wanted.rows)]
 
@@ -222,9 +270,10 @@ class Coordinator:
         wanted, facts = self.submission, self._facts
         self._attempt += 1
         self._epoch = ring.epoch([view.members[peer] for peer in boards])
-        self._features, self._gather_by = {}, math.inf
+        self._features, self._gather_by, self._without = {}, math.inf, set()
+        self._attempt_at = now
         try:
-            ranges = partition(facts.tokens, shares or [1.0] * len(boards))
+            ranges = partition(facts.tokens, shares or weights([view.members[peer].speed for peer in boards]))
         except ValueError as problem:
             return self._end(Refused(f"{problem}; ask for other shares"))
         self._shards = tuple(Shard(peer=p, tokens=r) for p, r in zip(boards, ranges, strict=True))
@@ -238,6 +287,8 @@ class Coordinator:
             self_id=self._self_id,
             attempt=self._attempt,
             epoch=self._epoch,
+            round_s=self._patience.round_s(wanted.model),
+            degrade_s=self._degrade_s(now),
             now=now,
         )
         self._input_bytes += sum(len(m.body) for p, m in zip(boards, messages, strict=True) if p != self._self_id)
@@ -294,3 +345,8 @@ class Coordinator:
     def _end(self, error: RequestError) -> list[Effect]:
         self.phase = Phase.DONE
         return [Deliver(request=self.submission.request, result=error)]
+
+
+def _round_s(timing: Timing, blocks: int) -> float:
+    """One board's mean round, waiting included."""
+    return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / blocks

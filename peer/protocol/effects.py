@@ -93,7 +93,9 @@ class Answer:
     attempts: int
     rounds: int
     boards: tuple[BoardReport, ...]
-    lost: tuple[PeerId, ...]
+    lost: tuple[PeerId, ...]  # left out of later attempts, or missing in this answer
+    degraded: bool  # tokens of `lost` boards were not seen by the others from some round on
+    slow: tuple[PeerId, ...]  # alive, and left out because the others are through sooner without them
     input_bytes: int
     gather_s: float  # from the asked board's own last block to the answer
     latency_s: float  # from submission to the answer

@@ -95,6 +95,7 @@ class Membership:
         for member in remembered:
             if not self._decrees.is_revoked(member.peer) and self._roster.remember(member, now):
                 self._live.wake_at(member.peer, now)
+        self._published = self._roster.revision
 
     def view(self) -> View:
         return self._roster.view()
@@ -119,7 +120,7 @@ class Membership:
         """The one mutating entry."""
         if self._left:
             return []  # whatever is said now could bring this board back
-        facts, keys = self._roster.revision, self._roster.key_revision
+        keys = self._roster.key_revision
         effects = self._effects(event, now)
         if self._stuck:
             # Who does no work does not say that it is here; it still answers, and says why.
@@ -127,7 +128,8 @@ class Membership:
         if self._roster.key_revision != keys:
             # Before anything is sent: whoever answers must find the door of the control socket open.
             effects.insert(0, Admit(keys=self._roster.keys()))
-        if self._roster.revision != facts:
+        if self._roster.revision != self._published:  # this board's own speed may have changed between events
+            self._published = self._roster.revision
             effects.append(Publish(view=self.view()))
         return effects
 

@@ -149,6 +149,8 @@ class Assign:
     coordinator: int  # index into shards
     shards: tuple[Shard, ...]  # in ring order
     deadline_ms: int  # time left: two boards' clocks are unrelated, durations are not
+    round_ms: int  # how long a board waits for the codes of a round
+    degrade_ms: int  # with no more time left than this, codes that stay out are done without
     input_kind: InputKind
     body: bytes
 
@@ -173,6 +175,7 @@ class Feature:
     attempt: int
     epoch: Epoch
     origin: int
+    lost: tuple[int, ...]  # shards that this board did without from some round on
     timing: Timing
     traffic: Traffic
     body: bytes

@@ -8,10 +8,12 @@ Legal moves (anything else raises LocalProtocolError, or is counted and dropped 
     EXCHANGING  QueryDone                     EXCHANGING   -
     *           Codes of another shard        same         in a ring: Send it on to the successor
     EXCHANGING  (all codes in, query done)    COMPUTING    Attend
-    EXCHANGING  round deadline passed         DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
+    EXCHANGING  codes stay out                DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
+    EXCHANGING  the same, no time to run anew EXCHANGING   - (from here on without those shards), or Attend
     *           ComputeFailed                 DONE         Send Failed(reason), Forget
-    *           PeerLost of a needed board    DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
     *           cancelled, deadline passed    DONE         Forget
+
+Codes stay out when the round takes longer than the asked board allows, or as soon as their board is lost.
 """
 
 from enum import Enum
@@ -23,6 +25,8 @@ from peer.protocol.messages import Assign, Codes, DataMessage, Failed, Feature
 from peer.protocol.ring import successor
 from peer.protocol.types import AttemptKey, CodecFacts, Exchange, FailureReason, ModelFacts, PeerId, Timing, Traffic
 
+STEPS_PATIENT = 10.0  # a board whose own part of a block takes so and so long waits for others as many times longer
+
 
 class Phase(Enum):
     COMPUTING = "computing"
@@ -33,7 +37,7 @@ class Phase(Enum):
 class Participant:
     """State of one shard. Owns no tensors: payloads pass through it unopened, only their length is checked."""
 
-    def __init__(self, *, assign: Assign, me: int, facts: ModelFacts, now: float, round_timeout_s: float) -> None:
+    def __init__(self, *, assign: Assign, me: int, facts: ModelFacts, now: float) -> None:
         self.key = AttemptKey(request=assign.request, attempt=assign.attempt)
         self.phase = Phase.COMPUTING
         self.refused = 0  # code messages that were dropped: duplicates, impossible blocks
@@ -48,7 +52,10 @@ class Participant:
         self._block = 0
         self._arrived: dict[int, dict[int, bytes]] = {}
         self._query_done = False
-        self._round_timeout_s = round_timeout_s
+        self._lost: set[int] = set()  # shards whose board is gone: its codes may have come before it went
+        self._without: set[int] = set()  # shards that are done without
+        self._step_from = now  # when this board's own work on the block began
+        self._step_s = 0.0
         self._deadline_at = now + assign.deadline_ms / 1000
         self._round_at = now  # when this board's own codes of the current round were out
         self._waiting_since = now
@@ -71,8 +78,13 @@ class Participant:
     def deadline(self) -> float:
         """Local monotonic time at which this shard wants a `timer`."""
         if self.phase is Phase.EXCHANGING and self._missing():
-            return min(self._deadline_at, self._round_at + self._round_timeout_s)
+            return min(self._deadline_at, self._round_at + self._patience_s)
         return self._deadline_at
+
+    @property
+    def _patience_s(self) -> float:
+        """What the asked board allows; more where this board itself is slow, as others may be."""
+        return max(self._assign.round_ms / 1000, STEPS_PATIENT * self._step_s)
 
     def begin(self) -> list[Effect]:
         return [Begin(key=self.key, assign=self._assign, me=self._me)]
@@ -84,12 +96,17 @@ class Participant:
             raise LocalProtocolError(f"codes of block {event.block} came while block {self._block} was due")
         self.phase = Phase.EXCHANGING
         self._round_at = self._waiting_since = now
+        self._step_s = now - self._step_from
         effects: list[Effect] = []
         if self._peers:
             own = self._message(event.block, self._me, event.body)
             targets = self._targets if self._assign.exchange is Exchange.DIRECT else (self._next(),)
-            effects += [self._send(target, own) for target in targets]
-        effects.append(Query(key=self.key))
+            effects += [self._send(target, own) for target in targets if target not in self._without]
+        missing = tuple(i for i in self._missing() if i in self._lost)
+        if missing:
+            effects += self._stay_out(missing, "the board is gone", now)
+        if self.phase is Phase.EXCHANGING:
+            effects.append(Query(key=self.key))
         return effects
 
     def query_done(self, now: float) -> list[Effect]:
@@ -101,7 +118,7 @@ class Participant:
     def codes(self, message: Codes, now: float) -> list[Effect]:
         """Another shard's codes: at most one block ahead of ours, each (block, origin) accepted once."""
         origin, block = message.origin, message.block
-        known = origin in self._tokens and message.epoch == self._assign.epoch
+        known = origin in self._tokens and origin not in self._without and message.epoch == self._assign.epoch
         # A peer can be one block ahead, never two: it needs our codes of the block between.
         if not known or block >= self._blocks or not self._block <= block <= self._block + 1:
             self.refused += 1
@@ -118,7 +135,7 @@ class Participant:
         effects: list[Effect] = []
         if self._assign.exchange is Exchange.RING and self._next() != origin:
             effects.append(self._send(self._next(), message))
-        if block == self._block and len(arrived) == len(self._peers):
+        if block == self._block and not self._missing():
             effects += self._attend(now)
         return effects
 
@@ -139,6 +156,7 @@ class Participant:
             attempt=self.key.attempt,
             epoch=self._assign.epoch,
             origin=self._me,
+            lost=tuple(sorted(self._without)),
             timing=timing,
             # The driver counts bytes where they are handed over and fills in what it saw.
             traffic=Traffic(payload_bytes=self._payload_bytes, wire_bytes=0, messages=self._messages),
@@ -149,22 +167,34 @@ class Participant:
     def compute_failed(self, event: ComputeFailed) -> list[Effect]:
         return self._fail(event.reason, event.blamed, event.detail)
 
-    def peer_lost(self, peer: PeerId) -> list[Effect]:
+    def peer_lost(self, peer: PeerId, now: float) -> list[Effect]:
         """A board whose codes are still needed cannot send them any more; without its coordinator a shard is moot."""
         if peer == self.coordinator and self._assign.coordinator != self._me:
             return self.abandon()
-        lost = tuple(i for i in self._missing() if self._assign.shards[i].peer == peer)
-        if not lost:
-            return []
-        return self._fail(FailureReason.ROUND_TIMEOUT, lost, "the link broke")
+        self._lost |= {i for i in self._peers if self._assign.shards[i].peer == peer}
+        missing = tuple(i for i in self._missing() if i in self._lost)
+        return self._stay_out(missing, "the link broke", now) if missing else []
 
     def timer(self, now: float) -> list[Effect]:
         if now >= self._deadline_at:
             return self.abandon()
         # A board whose codes are all here is slow itself; that is nobody's fault and ends with the deadline.
         if now >= self.deadline():
-            return self._fail(FailureReason.ROUND_TIMEOUT, self._missing(), f"no codes for {self._round_timeout_s:g} s")
+            return self._stay_out(self._missing(), f"no codes for {self._patience_s:.3g} s", now)
         return []
+
+    def _stay_out(self, missing: tuple[int, ...], detail: str, now: float) -> list[Effect]:
+        """Codes that do not come: report them, or go on without where no time is left to run anew.
+
+        In a ring others hand codes on, so what does not come says little about who is gone; such an attempt fails.
+        """
+        if self._assign.exchange is Exchange.RING or (self._deadline_at - now) * 1000 > self._assign.degrade_ms:
+            return self._fail(FailureReason.ROUND_TIMEOUT, missing, detail)
+        self._without |= set(missing)
+        for arrived in self._arrived.values():
+            for origin in missing:
+                arrived.pop(origin, None)
+        return self._attend(now)
 
     def abandon(self) -> list[Effect]:
         """Nobody waits for this attempt any more."""
@@ -175,19 +205,23 @@ class Participant:
         """Invariants, for tests: never more than one block ahead, never own codes among the arrived."""
         assert set(self._arrived) <= {self._block, self._block + 1}, self._arrived.keys()
         assert all(self._me not in arrived for arrived in self._arrived.values())
+        assert not any(self._without & arrived.keys() for arrived in self._arrived.values())
+        assert not self._without or self._assign.exchange is Exchange.DIRECT
 
     def _attend(self, now: float) -> list[Effect]:
         if self.phase is not Phase.EXCHANGING or not self._query_done:
             return []
-        arrived = self._arrived.get(self._block, {})
-        if len(arrived) < len(self._peers):
+        if self._missing():
             return []
-        self._arrived.pop(self._block, None)
+        arrived = self._arrived.pop(self._block, {})
         self._wait_s += now - self._waiting_since
+        self._step_from = now
         self._block += 1
         self._query_done = False
         self.phase = Phase.COMPUTING
-        payloads = tuple(Payload(origin=i, tokens=self._tokens[i], body=arrived[i]) for i in self._peers)
+        payloads = tuple(
+            Payload(origin=i, tokens=self._tokens[i], body=arrived[i]) for i in self._peers if i in arrived
+        )
         return [Attend(key=self.key, payloads=payloads)]
 
     def _missing(self) -> tuple[int, ...]:
@@ -195,7 +229,7 @@ class Participant:
         if self._block >= self._blocks:
             return ()
         arrived = self._arrived.get(self._block, {})
-        return tuple(i for i in self._peers if i not in arrived)
+        return tuple(i for i in self._peers if i not in arrived and i not in self._without)
 
     def _next(self) -> int:
         return successor(self._me, len(self._assign.shards))

@@ -28,6 +28,9 @@ from peer.protocol.types import (
 MAX_MODELS = 64
 _U16, _U32, _U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 SHARD = struct.Struct(f">{PEER_ID_BYTES}sII")
+PATIENCE = struct.Struct(">II")  # milliseconds: of a round, and below which codes are done without
+TIMES = struct.Struct(">5I")  # microseconds
+LONGEST_US = _U32  # 71 minutes
 
 
 class Kind(enum.IntEnum):
@@ -77,6 +80,13 @@ def _origin(fields: Fields) -> int:
     return fields.integer("origin", low=0, high=MAX_BOARDS - 1)
 
 
+def _indices(name: str, fields: Fields) -> tuple[int, ...]:
+    blob = fields.blob(name, high=2 * MAX_BOARDS)
+    if len(blob) % 2:
+        raise BadFrame(f"field {name} is not a whole number of indices")
+    return struct.unpack(f">{len(blob) // 2}H", blob)
+
+
 def single(second: bytes | None) -> None:
     if second is not None:
         raise BadFrame("a message that has no body came with a second frame")
@@ -109,6 +119,9 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
     shards = _shards(fields.blob("shards", high=MAX_BOARDS * SHARD.size))
     if coordinator >= len(shards):
         raise BadFrame("an assignment's coordinator is none of its boards")
+    deadline_ms = fields.integer("deadline_ms", low=0, high=_U32)
+    kind = InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1))
+    round_ms, degrade_ms = PATIENCE.unpack(fields.blob("patience", low=PATIENCE.size, high=PATIENCE.size))
     return Assign(
         request=request,
         attempt=attempt,
@@ -119,8 +132,10 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
         batch=batch,
         coordinator=coordinator,
         shards=shards,
-        deadline_ms=fields.integer("deadline_ms", low=0, high=_U32),
-        input_kind=InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1)),
+        deadline_ms=deadline_ms,
+        input_kind=kind,
+        round_ms=round_ms,
+        degrade_ms=degrade_ms,
         body=fields.body(second),
     )
 
@@ -153,13 +168,9 @@ def read_codes(values: list[object], second: bytes | None) -> Codes:
 
 def _feature(fields: Fields, second: bytes | None) -> Message:
     request, attempt, epoch, origin = _request(fields), _attempt(fields), _epoch(fields), _origin(fields)
-    timing = Timing(
-        prepare_us=fields.integer("prepare_us", low=0, high=_U64),
-        compute_us=fields.integer("compute_us", low=0, high=_U64),
-        encode_us=fields.integer("encode_us", low=0, high=_U64),
-        decode_us=fields.integer("decode_us", low=0, high=_U64),
-        wait_us=fields.integer("wait_us", low=0, high=_U64),
-    )
+    lost = _indices("lost", fields)
+    prepare, compute, encode, decode, wait = TIMES.unpack(fields.blob("timing", low=TIMES.size, high=TIMES.size))
+    timing = Timing(prepare_us=prepare, compute_us=compute, encode_us=encode, decode_us=decode, wait_us=wait)
     traffic = Traffic(
         payload_bytes=fields.integer("payload_bytes", low=0, high=_U64),
         wire_bytes=fields.integer("wire_bytes", low=0, high=_U64),
@@ -167,7 +178,14 @@ def _feature(fields: Fields, second: bytes | None) -> Message:
     )
     body = fields.body(second)
     return Feature(
-        request=request, attempt=attempt, epoch=epoch, origin=origin, timing=timing, traffic=traffic, body=body
+        request=request,
+        attempt=attempt,
+        epoch=epoch,
+        origin=origin,
+        lost=lost,
+        timing=timing,
+        traffic=traffic,
+        body=body,
     )
 
 
@@ -175,16 +193,14 @@ def _failed(fields: Fields, second: bytes | None) -> Message:
     single(second)
     request, attempt, epoch, origin = _request(fields), _attempt(fields), _epoch(fields), _origin(fields)
     reason = FailureReason(fields.integer("reason", low=1, high=len(FailureReason)))
-    missing = fields.blob("missing", high=2 * MAX_BOARDS)
-    if len(missing) % 2:
-        raise BadFrame("field missing is not a whole number of indices")
+    missing = _indices("missing", fields)
     return Failed(
         request=request,
         attempt=attempt,
         epoch=epoch,
         origin=origin,
         reason=reason,
-        missing=struct.unpack(f">{len(missing) // 2}H", missing),
+        missing=missing,
         detail=fields.text("detail", limit=MAX_TEXT_BYTES),
     )
 

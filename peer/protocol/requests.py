@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from peer.errors import LocalProtocolError, NoSuchModel, Refused
+from peer.errors import LocalProtocolError, NoSuchModel
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.effects import Deliver, Effect, Send
@@ -33,24 +33,28 @@ from peer.protocol.events import (
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature
 from peer.protocol.participant import Participant
 from peer.protocol.participant import Phase as ParticipantPhase
+from peer.protocol.patience import Patience
 from peer.protocol.types import AttemptKey, FailureReason, ModelFacts, ModelId, PeerId, RequestId, Status, View, boot
+from peer.protocol.waiting import WaitingRoom, turned_away
 
 Move = Callable[[Participant], list[Effect]]
 Decision = Callable[[Coordinator], list[Effect]]
-_USABLE = (Status.ALIVE, Status.SUSPECT)  # the states in which the daemon keeps a link
+# The states in which the daemon keeps a link; a board that said goodbye finishes what it has begun.
+_USABLE = (Status.ALIVE, Status.SUSPECT, Status.LEFT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
     """Bounds of one board; all times in seconds."""
 
-    coordinated: int = 32  # requests asked of this board at once; more are refused, to be tried again
+    coordinated: int = 64  # requests asked of this board, those that wait included; more are refused as busy
+    active: int = 4  # of these under way at once: more would only take turns, and rounds would seem late
+    waiting_bytes: int = 64 * 1024 * 1024  # what the inputs of those that wait may take
     participated: int = 64  # shards computed at once for all coordinators
     early_codes: int = 256  # code messages kept for assignments still on their way
     early_bytes: int = 32 * 1024 * 1024  # what their bodies may take together
     early_s: float = 2.0
     remembered: int = 1024  # attempts that are over, so that their late messages are dropped unseen
-    round_timeout_s: float = 5.0
 
 
 class Requests:
@@ -61,7 +65,9 @@ class Requests:
         self.counters: Counter[str] = Counter()
         self._models = dict(models)
         self._limits = limits
+        self._patience = Patience()
         self._coordinators: dict[RequestId, Coordinator] = {}
+        self._waiting = WaitingRoom(limit_bytes=limits.waiting_bytes)
         self._participants: dict[AttemptKey, Participant] = {}
         self._early: OrderedDict[AttemptKey, tuple[float, list[tuple[Codes, PeerId | None]]]] = OrderedDict()
         self._over: OrderedDict[AttemptKey, None] = OrderedDict()
@@ -69,13 +75,16 @@ class Requests:
 
     @property
     def idle(self) -> bool:
-        return not self._coordinators and not self._participants
+        return not self._coordinators and not self._participants and not self._waiting
 
     def deadline(self) -> float | None:
         """Local monotonic time at which a TimerDue is wanted, or None."""
         times = [c.deadline() for c in self._coordinators.values()]
         times += [p.deadline() for p in self._participants.values()]
         times += [at for at, _ in self._early.values()]
+        waiting_until = self._waiting.deadline()
+        if waiting_until is not None:
+            times.append(waiting_until)
         return min(times, default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -98,7 +107,7 @@ class Requests:
             case AnswerFailed(request=request):
                 effects = self._coordinator(request, lambda c: c.answer_failed(event))
             case CancelRequested(request=request):
-                effects = self._coordinator(request, lambda c: c.cancel())
+                effects = self._cancel(request)
             case PeerLost(peer=peer):
                 effects = self._lost(peer, now)
             case ViewChanged(view=view):
@@ -107,18 +116,23 @@ class Requests:
                 effects = [effect for peer in gone for effect in self._lost(peer, now)]
             case ModelsChanged(models=models):
                 self._models = dict(models)
+                self._patience.keep(frozenset(models))
                 effects = []
             case TimerDue():
                 effects = self._each_coordinator(lambda c: c.timer(self.view, now))
                 effects += self._each_participant(lambda p: p.timer(now))
+                effects += self._waiting.expire(now)
                 self._expire_early(now)
             case _ as never:
                 assert_never(never)
-        return effects
+        return effects + self._begin_waiting(now)
 
     def check(self) -> None:
         """Invariants, for tests."""
-        assert len(self._coordinators) <= self._limits.coordinated
+        assert len(self._coordinators) <= self._limits.active
+        assert len(self._coordinators) + len(self._waiting) <= self._limits.coordinated
+        assert not self._waiting or len(self._coordinators) == self._limits.active
+        assert not any(request in self._waiting for request in self._coordinators)
         assert len(self._participants) <= self._limits.participated
         early = [codes for _, kept in self._early.values() for codes in kept]
         assert len(early) <= self._limits.early_codes
@@ -132,20 +146,38 @@ class Requests:
             participant.check()
 
     def _submit(self, submission: Submission, now: float) -> list[Effect]:
-        if submission.request in self._coordinators:
-            raise LocalProtocolError(f"request {submission.request:016x} was submitted twice")
-        facts = self._models.get(submission.model)
-        if facts is None:
-            unknown = NoSuchModel(f"model {submission.model[:12]} is not on this board")
-            return [Deliver(request=submission.request, result=unknown)]
-        if len(self._coordinators) >= self._limits.coordinated:
-            error = Refused(f"busy with {len(self._coordinators)} requests; try again in a moment")
-            return [Deliver(request=submission.request, result=error)]
-        coordinator = Coordinator(
-            submission=submission, facts=facts, now=now, round_timeout_s=self._limits.round_timeout_s
-        )
-        self._coordinators[submission.request] = coordinator
-        return self._coordinator(submission.request, lambda c: c.begin(self.view, now))
+        request = submission.request
+        if request in self._coordinators or request in self._waiting:
+            raise LocalProtocolError(f"request {request:016x} was submitted twice")
+        if submission.model not in self._models:
+            return [Deliver(request=request, result=_unknown(submission.model))]
+        held = len(self._coordinators) + len(self._waiting)
+        if held >= self._limits.coordinated or not self._waiting.has_room(submission):
+            turns_s = held / self._limits.active * self._patience.run_s(submission.model)
+            return [turned_away(request, held=held, turns_s=turns_s)]
+        self._waiting.enter(submission, now)
+        return []
+
+    def _cancel(self, request: RequestId) -> list[Effect]:
+        if request in self._waiting:
+            return [self._waiting.cancel(request)]
+        return self._coordinator(request, lambda c: c.cancel())
+
+    def _begin_waiting(self, now: float) -> list[Effect]:
+        """Whoever has waited longest, as far as there is room."""
+        effects: list[Effect] = []
+        while self._waiting and len(self._coordinators) < self._limits.active:
+            submitted_at, submission = self._waiting.call()
+            request = submission.request
+            facts = self._models.get(submission.model)
+            if facts is None:
+                effects.append(Deliver(request=request, result=_unknown(submission.model)))
+                continue
+            self._coordinators[request] = Coordinator(
+                submission=submission, facts=facts, patience=self._patience, now=submitted_at
+            )
+            effects += self._coordinator(request, lambda c: c.begin(self.view, now))
+        return effects
 
     def _message(self, message: DataMessage, sender: PeerId | None, now: float) -> list[Effect]:
         """Another board's message. What only one board may say is dropped from everybody else."""
@@ -230,7 +262,6 @@ class Requests:
             me=me,
             facts=self._models[assign.model],
             now=now,
-            round_timeout_s=self._limits.round_timeout_s,
         )
         effects += self._participant(key, lambda p: p.begin())
         _, early = self._early.pop(key, (0.0, []))
@@ -301,12 +332,16 @@ class Requests:
         return effects
 
     def _gone(self, view: View) -> list[PeerId]:
-        """Boards that could take part before, and cannot in `view`, or not as the one that held their shards."""
+        """Boards that could take part before, and cannot in `view`, or not as the one that held their shards.
+
+        A suspect is among them: its requests go on without it at once, and if it was wronged it has lost one share.
+        """
         gone = []
         for peer, old in self.view.members.items():
             new = view.members.get(peer)
             usable = new is not None and new.status in _USABLE and boot(new.incarnation) == boot(old.incarnation)
-            if old.status in _USABLE and not usable and peer != view.self_id:
+            doubted = usable and new is not None and new.status is Status.SUSPECT and old.status is not Status.SUSPECT
+            if old.status in _USABLE and (doubted or not usable) and peer != view.self_id:
                 gone.append(peer)
         return sorted(gone)
 
@@ -315,10 +350,14 @@ class Requests:
         if peer == self.view.self_id:
             return []  # messages to oneself take no link
         effects = self._each_coordinator(lambda c: c.peer_lost(peer, self.view, now))
-        return effects + self._each_participant(lambda p: p.peer_lost(peer))
+        return effects + self._each_participant(lambda p: p.peer_lost(peer, now))
 
     def _each_participant(self, move: Move) -> list[Effect]:
         return [effect for key in list(self._participants) for effect in self._participant(key, move)]
 
     def _each_coordinator(self, move: Decision) -> list[Effect]:
         return [effect for request in list(self._coordinators) for effect in self._coordinator(request, move)]
+
+
+def _unknown(model: ModelId) -> NoSuchModel:
+    return NoSuchModel(f"model {model[:12]} is not on this board")

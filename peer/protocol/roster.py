@@ -16,12 +16,14 @@ News is (status, incarnation) about a board. Which news counts, after SWIM and m
 Only a board itself brings in another start of it: news about a start that nobody has met here is dropped as well.
 """
 
+import math
 from dataclasses import replace
 
 from peer.protocol.messages import Hello, Stranger
 from peer.protocol.types import Endpoint, Incarnation, Member, ModelId, PeerId, Status, View
 
 MAX_MEMBERS = 256  # strangers cannot make the list grow without end
+_STEPS = 4  # of a factor of two in speed: a change of a fifth is one
 GONE = (Status.DEAD, Status.LEFT, Status.INCOMPATIBLE, Status.REFUSED)
 
 
@@ -59,7 +61,7 @@ class Roster:
         return View(self_id=self._self_id, members=dict(self._members))
 
     def _put(self, member: Member) -> None:
-        """The one place where a record is replaced: round trips and speeds are nobody else's business."""
+        """The one place where a record is replaced."""
         old = self._members.get(member.peer)
         self._members[member.peer] = member
         if old is None or _facts(old) != _facts(member):
@@ -170,8 +172,9 @@ class Roster:
 
 
 def _facts(member: Member) -> tuple[object, ...]:
-    """What others must be told of when it changes."""
-    return member.status, member.incarnation, member.endpoint, member.models, member.name
+    """What the rest of the daemon must be told of when it changes; of speeds, what would change a share."""
+    pace = round(_STEPS * math.log2(member.speed)) if member.speed else None
+    return member.status, member.incarnation, member.endpoint, member.models, member.name, pace
 
 
 def _admission(member: Member) -> tuple[bytes, bool]:

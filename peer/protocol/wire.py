@@ -20,7 +20,7 @@ from peer.protocol.messages import (
     Message,
     Stranger,
 )
-from peer.protocol.readers import READ, SHARD, Kind, read_codes, read_peer
+from peer.protocol.readers import LONGEST_US, PATIENCE, READ, SHARD, TIMES, Kind, read_codes, read_peer
 from peer.protocol.types import MAX_BODY_BYTES
 
 PROTOCOL_VERSION = 1
@@ -41,15 +41,16 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields = [version, Kind.ASSIGN, message.request, message.attempt, message.epoch]
             fields += [bytes.fromhex(message.model), message.codec, message.exchange, message.batch]
             fields += [message.coordinator, shards, message.deadline_ms, message.input_kind]
+            fields += [PATIENCE.pack(message.round_ms, message.degrade_ms)]
             body = message.body
         case Feature(timing=t, traffic=f, body=body):
             fields = [version, Kind.FEATURE, message.request, message.attempt, message.epoch, message.origin]
-            fields += [t.prepare_us, t.compute_us, t.encode_us, t.decode_us, t.wait_us]
+            times = (t.prepare_us, t.compute_us, t.encode_us, t.decode_us, t.wait_us)
+            fields += [_indices(message.lost), TIMES.pack(*(min(time, LONGEST_US) for time in times))]
             fields += [f.payload_bytes, f.wire_bytes, f.messages]
         case Failed():
-            missing = struct.pack(f">{len(message.missing)}H", *message.missing)
             fields = [version, Kind.FAILED, message.request, message.attempt, message.epoch, message.origin]
-            fields += [message.reason, missing, _line(message.detail)]
+            fields += [message.reason, _indices(message.missing), _line(message.detail)]
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
         case FetchChunk(body=body):
@@ -94,6 +95,10 @@ def decode(frames: list[bytes]) -> Message:
     message = read(fields, second)
     fields.end()
     return message
+
+
+def _indices(shards: tuple[int, ...]) -> bytes:
+    return struct.pack(f">{len(shards)}H", *shards)
 
 
 def _line(text: str) -> str:

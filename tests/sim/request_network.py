@@ -78,9 +78,7 @@ FACTS = ModelFacts(
         "b": CodecFacts(name="b", bits_per_token=(256, 64, 65)),
     },
 )
-LIMITS = RequestLimits(
-    coordinated=4, participated=6, early_codes=24, early_bytes=4096, early_s=0.5, remembered=32, round_timeout_s=1.0
-)
+LIMITS = RequestLimits(coordinated=4, participated=6, early_codes=24, early_bytes=4096, early_s=0.5, remembered=32)
 TICK_S = 0.05  # how coarsely the daemon looks at its timers
 
 
@@ -138,6 +136,8 @@ class Network:
         self.submitted: dict[RequestId, tuple[int, Submission, float]] = {}
         self.delivered: dict[RequestId, tuple[float, Answer | PeerError]] = {}
         self.orphans: set[RequestId] = set()  # their asker crashed
+        self.incomplete: set[AttemptKey] = set()  # some board attended without another's codes
+        self.heads: dict[RequestId, tuple[int, int]] = {}  # class tokens that were used, of how many boards
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._last: dict[tuple[int, int], float] = {}
@@ -366,7 +366,12 @@ class Network:
 
     def _check_payloads(self, work: _Work, effect: Attend) -> ComputeFailed | None:
         others = [i for i in range(len(work.assign.shards)) if i != work.me]
-        self.expect([p.origin for p in effect.payloads] == others, f"payloads of {effect.payloads} for {others}")
+        came = [p.origin for p in effect.payloads]
+        if came != others:
+            self.incomplete.add(effect.key)
+            self.expect(came == [i for i in others if i in came], f"payloads of {came} for {others}")
+            self.expect(work.assign.exchange is Exchange.DIRECT, "codes are done without in a ring")
+            self.expect(work.assign.degrade_ms > 0, "nobody allowed to do without codes")
         blamed = []
         for payload in effect.payloads:
             self.expect(payload.tokens == work.assign.shards[payload.origin].tokens.count, "another number of tokens")
@@ -385,19 +390,20 @@ class Network:
         if isinstance(effect, RunWhole):
             self.expect(effect.rows == submission.rows, "other rows than those submitted")
         else:
-            sets = [self._head_of(effect, attempt) for attempt in range(1, 4)]
-            self.expect(any(sets), "class tokens of several attempts, or not of every board")
+            self.heads[effect.request] = self._head_of(effect)
         event: Event = LogitsReady(request=effect.request, timing=Timing(), body=_logits(effect.request))
         if self.random.random() < self.faults.stage / 4:
             event = AnswerFailed(request=effect.request, detail="head broke")
         self._busy(board, 0.02, event)
 
-    def _head_of(self, effect: RunHead, attempt: int) -> bool:
+    def _head_of(self, effect: RunHead) -> tuple[int, int]:
+        """How many class tokens of how many boards; they must be of one attempt, in the order of its shards."""
         length = 4 * WIDTH * effect.batch
-        return effect.features == tuple(
-            content("feature", effect.request, attempt, i, len(effect.features), length=length)
-            for i in range(len(effect.features))
-        )
+        for attempt, boards in itertools.product(range(1, 4), range(1, len(self.boards) + 1)):
+            known = [content("feature", effect.request, attempt, i, boards, length=length) for i in range(boards)]
+            if list(effect.features) == [feature for feature in known if feature in effect.features]:
+                return len(effect.features), boards
+        raise self.violation("class tokens of several attempts, or in another order than the shards")
 
     def check_end(self) -> None:
         """Every request ended once and in time, and nothing of any of them is left."""
@@ -410,12 +416,21 @@ class Network:
             self.expect(ended_at - at <= allowed, f"{request:x} ended {ended_at - at:.3f} s after submission")
             if isinstance(result, Answer):
                 self.expect(result.logits == _logits(request), f"{request:x} got another request's answer")
-                covered = sum(board.shard.tokens.count for board in result.boards)
-                self.expect(covered == TOKENS, f"{covered} tokens answered {request:x}")
+                self._check_tokens(request, result)
         for board in self.boards:
             if board.up:
                 self.expect(board.machine.idle and not board.work, f"b{board.index} is not idle: {board.work.keys()}")
                 self.expect(board.machine.deadline() is None, f"b{board.index} still wants a timer")
+
+    def _check_tokens(self, request: RequestId, answer: Answer) -> None:
+        """All tokens were seen by everybody, or the answer says that it is not so."""
+        covered = sum(board.shard.tokens.count for board in answer.boards)
+        used, boards = (1, 1) if answer.single else self.heads[request]
+        last = AttemptKey(request=request, attempt=answer.attempts)
+        whole = answer.single or (used == boards and last not in self.incomplete)
+        self.expect(whole == (not answer.degraded), f"{request:x}: degraded={answer.degraded} and whole={whole}")
+        self.expect(answer.degraded or covered == TOKENS, f"{covered} tokens answered {request:x}")
+        self.expect(not answer.degraded or bool(answer.lost), f"{request:x} is degraded and lost nobody")
 
 
 def submission(
@@ -429,6 +444,7 @@ def submission(
     batch: int = 1,
     file: bytes | None = None,
     shares: tuple[float, ...] | None = None,
+    allow_degraded: bool = False,
 ) -> Submission:
     rows = b"".join(content("rows", request, i, length=16) for i in range(batch * TOKENS * ROW_BYTES // 16))
     return Submission(
@@ -443,6 +459,7 @@ def submission(
         deadline_at=deadline_at,
         rows=rows,
         file=file,
+        allow_degraded=allow_degraded,
     )
 
 

@@ -34,6 +34,7 @@ def workload(network: Network, random: Random, requests: int = 3) -> None:
             batch=batch,
             file=b"file" if batch == 1 and random.random() < 0.3 else None,
             shares=(3.0, 1.0) if wanted == 2 and random.random() < 0.5 else None,
+            allow_degraded=random.random() < 0.3,
         )
         board = random.randrange(boards)
         network.at(at, lambda board=board, asked=asked: network.submit(board, asked))  # type: ignore[misc]
@@ -187,3 +188,37 @@ def test_a_violation_names_its_seed_and_tells_the_story(capsys: pytest.CaptureFi
     network.delivered.clear()
     with pytest.raises(AssertionError, match=r"(?s)seed 77.*never ended.*Submitted.*Deliver Answer"):
         network.check_end()
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_board_that_dies_in_the_middle_is_done_without_only_where_that_is_allowed(*, allow: bool) -> None:
+    degraded = attempts = 0
+    for seed in range(SEEDS):
+        network = Network(seed, 4, Faults(silent=0.5))
+        network.submit(0, submission(1, deadline_at=DEADLINE_S, mode=Mode.SEQUENCE, allow_degraded=allow))
+        network.at(Random(seed).uniform(0.0, 0.08), lambda network=network: network.crash(2, noticed_s=0.3))  # type: ignore[misc]
+        network.run()
+        ((_, result),) = network.delivered.values()
+        assert isinstance(result, Answer)
+        degraded += result.degraded
+        attempts += result.attempts - 1
+    if allow:
+        assert degraded > SEEDS / 4
+        assert attempts < SEEDS / 10  # losing the board before its first codes came is no reason either
+    else:
+        assert degraded == 0
+        assert attempts > SEEDS / 4
+
+
+def test_where_no_time_is_left_for_another_run_the_answer_is_degraded_and_says_so() -> None:
+    network = Network(1, 4, Faults())
+    network.submit(0, submission(1, deadline_at=DEADLINE_S, mode=Mode.SEQUENCE))
+    network.run()
+    usual_s = network.delivered[RequestId(1)][0]
+    network.submit(0, submission(2, deadline_at=network.now + 1.5 * usual_s, mode=Mode.SEQUENCE))
+    network.at(usual_s / 2, lambda: network.crash(2, noticed_s=0.001))
+    network.run()
+    _, result = network.delivered[RequestId(2)]
+    assert isinstance(result, Answer)
+    assert result.degraded
+    assert result.lost == (network.view_of(0).self_id[:-1] + "3",)

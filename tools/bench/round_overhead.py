@@ -129,6 +129,9 @@ class NullCompute:
     def head(self, effect: RunHead) -> Event:
         return LogitsReady(request=effect.request, timing=Timing(), body=bytes(4))
 
+    def idle(self, now: float) -> None:
+        """Nothing to measure."""
+
     def forget(self, effect: Forget) -> None:
         self._block.pop(effect.key, None)
 

@@ -131,6 +131,8 @@ def assign(
     attempt: int = 1,
     coordinator: int = 0,
     deadline_ms: int = 60_000,
+    round_ms: int = 5_000,
+    degrade_ms: int = 0,
     request: RequestId = REQUEST,
 ) -> Assign:
     return Assign(
@@ -144,6 +146,8 @@ def assign(
         coordinator=coordinator,
         shards=shards(boards),
         deadline_ms=deadline_ms,
+        round_ms=round_ms,
+        degrade_ms=degrade_ms,
         input_kind=InputKind.ROWS,
         body=b"rows",
     )
@@ -161,12 +165,15 @@ def codes(
     return Codes(request=request, attempt=attempt, epoch=Epoch(epoch), block=block, origin=origin, body=body)
 
 
-def feature(origin: int, *, epoch: Epoch, attempt: int = 1, size: int = 4 * WIDTH) -> Feature:
+def feature(
+    origin: int, *, epoch: Epoch, attempt: int = 1, size: int = 4 * WIDTH, lost: tuple[int, ...] = ()
+) -> Feature:
     return Feature(
         request=REQUEST,
         attempt=attempt,
         epoch=epoch,
         origin=origin,
+        lost=lost,
         timing=Timing(),
         traffic=Traffic(),
         body=bytes([origin]) * size,
@@ -234,6 +241,8 @@ SAMPLES: dict[str, Message] = {
             Shard(peer=peer(1), tokens=TokenRange(start=7, stop=16)),
         ),
         deadline_ms=29_500,
+        round_ms=750,
+        degrade_ms=2_000,
         input_kind=InputKind.ROWS,
         body=bytes(range(32)),
     ),
@@ -245,6 +254,7 @@ SAMPLES: dict[str, Message] = {
         attempt=2,
         epoch=Epoch(0xDEADBEEF),
         origin=1,
+        lost=(0, 1023),
         timing=Timing(prepare_us=1, compute_us=20_000, encode_us=300, decode_us=40, wait_us=5_000_000),
         traffic=Traffic(payload_bytes=70_000, wire_bytes=71_234, messages=36),
         body=bytes(range(16)),

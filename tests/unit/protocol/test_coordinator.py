@@ -31,6 +31,7 @@ from peer.protocol.coordinator import MAX_ATTEMPTS, Coordinator, Phase
 from peer.protocol.effects import Answer, Deliver, Effect, RunHead, Send
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
 from peer.protocol.messages import Assign
+from peer.protocol.patience import FIRST_ROUND_S, Patience
 from peer.protocol.types import Epoch, Exchange, FailureReason, InputKind, PeerId, Status, Timing, View
 
 BOARDS = 4
@@ -47,7 +48,7 @@ ALL = epoch_of(*range(BOARDS))
 
 
 def coordinator(asked: Submission | None = None) -> Coordinator:
-    return Coordinator(submission=asked or submission(), facts=FACTS, now=0.0, round_timeout_s=5.0)
+    return Coordinator(submission=asked or submission(), facts=FACTS, patience=Patience(), now=0.0)
 
 
 def started(asked: Submission | None = None, known: View = VIEW) -> tuple[Coordinator, list[Effect]]:
@@ -110,7 +111,7 @@ EVENTS: dict[str, Event] = {
     "LogitsReady, late": lambda c: c.logits(LOGITS, 100.0),
     "AnswerFailed": lambda c: c.answer_failed(BROKEN),
     "cancelled": lambda c: c.cancel(),
-    "timer, early": lambda c: c.timer(VIEW, 4.0),
+    "timer, early": lambda c: c.timer(VIEW, 2.9),
     "timer, gather": lambda c: c.timer(VIEW, 6.0),
     "timer, deadline": lambda c: c.timer(VIEW, 100.0),
 }
@@ -363,6 +364,6 @@ def test_the_gather_timer_counts_from_the_own_class_token() -> None:
     assert machine.deadline() == 100.0
     machine.feature(feature(0, epoch=ALL), VIEW, 2.0)
     machine.feature(feature(0, epoch=ALL), VIEW, 4.0)
-    assert machine.deadline() == 7.0
-    assert assigned(machine.timer(VIEW, 7.0)).keys() == {peer(0), peer(1)}
+    assert machine.deadline() == 2.0 + FIRST_ROUND_S
+    assert assigned(machine.timer(VIEW, 2.0 + FIRST_ROUND_S)).keys() == {peer(0), peer(1)}
     assert machine.deadline() == 100.0

@@ -19,7 +19,7 @@ BOARDS, ME = 3, 1
 
 
 def participant(boards: int = BOARDS, me: int = ME, exchange: Exchange = Exchange.DIRECT) -> Participant:
-    return Participant(assign=assign(boards, exchange=exchange), me=me, facts=FACTS, now=0.0, round_timeout_s=5.0)
+    return Participant(assign=assign(boards, exchange=exchange), me=me, facts=FACTS, now=0.0)
 
 
 def ready(block: int, boards: int = BOARDS, me: int = ME) -> CodesReady:
@@ -81,9 +81,9 @@ EVENTS: dict[str, Callable[[Participant], list[Effect]]] = {
     "ComputeFailed": lambda p: p.compute_failed(
         ComputeFailed(key=KEY, reason=FailureReason.STAGE_FAILED, blamed=(), detail="x")
     ),
-    "a needed board lost": lambda p: p.peer_lost(peer(2)),
-    "the coordinator lost": lambda p: p.peer_lost(peer(0)),
-    "a stranger lost": lambda p: p.peer_lost(peer(9)),
+    "a needed board lost": lambda p: p.peer_lost(peer(2), 1.0),
+    "the coordinator lost": lambda p: p.peer_lost(peer(0), 1.0),
+    "a stranger lost": lambda p: p.peer_lost(peer(9), 1.0),
     "timer, early": lambda p: p.timer(4.9),
     "timer, round": lambda p: p.timer(5.0),
     "timer, deadline": lambda p: p.timer(60.0),

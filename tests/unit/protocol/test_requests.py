@@ -17,7 +17,7 @@ from protocol_cases import (
     view,
 )
 
-from peer.errors import LocalProtocolError, NoSuchModel, Refused
+from peer.errors import Busy, Cancelled, DeadlineExceeded, LocalProtocolError, NoSuchModel, Refused
 from peer.protocol.effects import Begin, Deliver, Effect, RunWhole, Send
 from peer.protocol.events import (
     AnswerFailed,
@@ -241,6 +241,41 @@ def own_messages(requests: Requests, effects: list[Effect]) -> list[Effect]:
     return handle(requests, *mine)
 
 
+def test_requests_wait_their_turn_and_too_many_are_told_when_to_come_again() -> None:
+    limits = replace(LIMITS, coordinated=4, active=2, waiting_bytes=len(submission().rows) * 2)
+    requests = Requests(view=view(1), models={MODEL: FACTS}, limits=limits)
+    asked = [submission(request=RequestId(i), mode=Mode.SINGLE, deadline_at=float(10 + i)) for i in range(1, 6)]
+    effects = handle(requests, *(Submitted(submission=one) for one in asked[:4]))
+    assert [e.request for e in effects if isinstance(e, RunWhole)] == [1, 2]
+    (end,) = handle(requests, Submitted(submission=asked[4]))
+    assert isinstance(end, Deliver)
+    assert isinstance(end.result, Busy)
+    assert end.result.retry_after_s > 0
+    assert requests.deadline() == 11.0
+    # The first that is through makes room for the one that has waited longest; who waits can be cancelled.
+    effects = handle(requests, LogitsReady(request=RequestId(1), timing=Timing(), body=b"l"))
+    assert [(type(e), e.request) for e in effects] == [(Deliver, 1), (RunWhole, 3)]  # type: ignore[union-attr]
+    (end,) = handle(requests, CancelRequested(request=RequestId(4)))
+    assert isinstance(end, Deliver)
+    assert isinstance(end.result, Cancelled)
+    assert not requests.idle
+    # Nobody waits longer than its deadline.
+    handle(requests, Submitted(submission=asked[4]))
+    effects = requests.handle(TimerDue(), 15.0)
+    ends = {e.request: type(e.result) for e in effects if isinstance(e, Deliver)}
+    assert ends == dict.fromkeys([2, 3, 5], DeadlineExceeded)
+    assert requests.idle
+
+
+def test_inputs_that_wait_are_bounded_in_bytes() -> None:
+    limits = replace(LIMITS, coordinated=9, active=1, waiting_bytes=len(submission().rows))
+    requests = Requests(view=view(1), models={MODEL: FACTS}, limits=limits)
+    asked = [submission(request=RequestId(i), mode=Mode.SINGLE) for i in range(1, 4)]
+    effects = handle(requests, *(Submitted(submission=one) for one in asked))
+    assert [type(e) for e in effects] == [RunWhole, Deliver]
+    assert isinstance(delivered(effects[1:]).result, Busy)
+
+
 def test_a_busy_board_that_is_asked_itself_ends_with_a_word() -> None:
     requests = machine()
     handle(requests, assign(3, request=RequestId(1)), assign(3, request=RequestId(2)))
@@ -255,7 +290,7 @@ def test_a_busy_board_that_is_asked_itself_ends_with_a_word() -> None:
     "after",
     [
         changed(view(3, 1), 2, status=Status.DEAD),
-        changed(view(3, 1), 2, status=Status.LEFT),
+        changed(view(3, 1), 2, status=Status.SUSPECT),
         changed(view(3, 1), 2, incarnation=2),
         view(2, 1),
     ],
@@ -271,10 +306,19 @@ def test_a_board_that_the_view_loses_ends_the_attempt(after: object) -> None:
     assert handle(requests, ViewChanged(view=after)) == []  # type: ignore[arg-type]
 
 
-def test_suspicion_alone_ends_nothing() -> None:
+def test_a_board_that_leaves_finishes_what_it_has_begun() -> None:
     requests = machine()
     handle(requests, assign(3))
-    assert handle(requests, ViewChanged(view=changed(view(3, 1), 2, status=Status.SUSPECT))) == []
+    assert handle(requests, ViewChanged(view=changed(view(3, 1), 2, status=Status.LEFT))) == []
+    assert names(handle(requests, PeerLost(peer=peer(2)))) == ["Failed", "Forget"]
+
+
+def test_who_was_suspected_before_and_still_is_ends_nothing() -> None:
+    requests = machine()
+    suspected = changed(view(3, 1), 2, status=Status.SUSPECT)
+    handle(requests, ViewChanged(view=suspected))
+    handle(requests, assign(3))
+    assert handle(requests, ViewChanged(view=suspected)) == []
 
 
 def test_a_request_alone_from_start_to_end() -> None:

@@ -139,6 +139,8 @@ def test_the_largest_assignment_fits() -> None:
         coordinator=MAX_BOARDS - 1,
         shards=shards,
         deadline_ms=U32,
+        round_ms=5_000,
+        degrade_ms=0,
         input_kind=InputKind.FILE,
         body=bytes(wire.INLINE_BYTES),
     )
@@ -154,12 +156,15 @@ def test_the_largest_reports_fit() -> None:
         replace(failed, missing=tuple(range(MAX_BOARDS)), reason=FailureReason.BAD_PAYLOAD, detail="d" * 512),
         replace(
             feature,
-            timing=Timing(prepare_us=U64, compute_us=U64, encode_us=U64, decode_us=U64, wait_us=U64),
+            lost=tuple(range(MAX_BOARDS)),
+            timing=Timing(prepare_us=U32, compute_us=U32, encode_us=U32, decode_us=U32, wait_us=U32),
             traffic=Traffic(payload_bytes=U64, wire_bytes=U64, messages=U32),
         ),
     ]
     for message in messages:
         assert wire.decode(wire.encode(message)) == message
+    longer = replace(feature, timing=Timing(wait_us=U64))  # a board that was asleep for days reports 71 minutes
+    assert wire.decode(wire.encode(longer)) == replace(feature, timing=Timing(wait_us=U32))
 
 
 @pytest.mark.parametrize("version", [0, 2, 127, 128, U32])

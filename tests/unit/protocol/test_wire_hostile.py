@@ -266,7 +266,7 @@ def test_hosts_may_be_unknown_and_names_foreign() -> None:
     "shards", [b"", bytes(15), struct.pack(">8sII", b"a" * 8, 1, 2), struct.pack(">8sII", b"a" * 8, 0, 0)]
 )
 def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
-    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, b""]
+    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, bytes(8), b""]
     good = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"b" * 8, 3, 5)
     wire.decode([_array([*fields[:10], good, *fields[11:]])])
     twice = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"a" * 8, 3, 5)
@@ -274,7 +274,7 @@ def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
     for wrong in (shards, twice, gap, good + b"x"):
         with pytest.raises(BadFrame):
             wire.decode([_array([*fields[:10], wrong, *fields[11:]])])
-    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 2)):
+    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 2), (13, bytes(7)), (13, 0)):
         changed = [*fields[:10], good, *fields[11:]]
         changed[at] = value
         with pytest.raises(BadFrame):

@@ -29,7 +29,7 @@ def test_defaults_of_a_person(tmp_path: Path) -> None:
     assert (config.state_dir, config.socket) == (state, state / "peerd.sock")
     assert str(config.listen) == "127.0.0.1:7700"
     assert (config.name, config.threads, config.spinning, config.prepack) == ("pi_four", None, False, Prepack.AUTO)
-    assert (config.seeds, config.token_file, config.default_model, config.max_requests) == ((), None, None, 8)
+    assert (config.seeds, config.token_file, config.default_model, config.max_requests) == ((), None, None, 64)
 
 
 def test_every_key_of_the_file(tmp_path: Path) -> None:
