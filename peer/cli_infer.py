@@ -182,9 +182,10 @@ class _Run:
             except Busy as busy:
                 # A little apart, so that clients who were refused together do not come back together.
                 time.sleep(min(busy.retry_after_s * random.uniform(0.5, 1.5), max(0.0, until - time.monotonic())))
-                query = replace(query, deadline_s=until - time.monotonic())
-                if query.deadline_s <= 0:
+                left_s = until - time.monotonic()
+                if left_s <= 0:
                     raise
+                query = replace(query, deadline_s=left_s)
 
     def _fail(self, failure: PeerError) -> None:
         self._progress.clear()
