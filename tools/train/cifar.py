@@ -19,6 +19,8 @@ I64 = npt.NDArray[np.int64]
 # Channel statistics of the original, lossless CIFAR-10 training images (RGB in 0..1): the values the literature uses.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

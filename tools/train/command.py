@@ -1,0 +1,27 @@
+"""A dataclass of parameters as command line flags."""
+
+import argparse
+from dataclasses import fields
+from typing import Any, TypeVar
+
+Parameters = TypeVar("Parameters")
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:  # Any: a dataclass
+    """One flag per field, with the field's default; tuples are written with commas."""
+    for field in fields(kind):
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        elif isinstance(default, tuple):
+            element = type(default[0])
+            parser.add_argument(
+                flag, type=lambda text, e=element: tuple(e(part) for part in text.split(",")), default=default
+            )
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
+
+
+def from_flags(kind: type[Parameters], options: argparse.Namespace) -> Parameters:
+    """The dataclass from parsed flags."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})  # type: ignore[arg-type]
