@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from tools.export.tensor_file import TensorFile
-from tools.export.weights import Affine
+from tools.export.weights import Activation, Affine
 
 OPSET = 20
 IR_VERSION = 10
@@ -106,6 +106,18 @@ class GraphBuilder:
         """LayerNorm over the last axis."""
         gain, offset = self.weight(f"{name}.weight", affine.weight), self.weight(f"{name}.bias", affine.bias)
         return self.op("LayerNormalization", value, gain, offset, output=output, axis=-1, epsilon=eps)
+
+    def activate(self, value: str, kind: Activation) -> str:
+        """The MLP's non-linearity."""
+        match kind:
+            case Activation.GELU:
+                return self.op("Gelu", value, approximate="none")
+            case Activation.GELU_TANH:
+                return self.op("Gelu", value, approximate="tanh")
+            case Activation.QUICK_GELU:
+                return self.op("Mul", value, self.op("Sigmoid", self.op("Mul", value, self.scalar(1.702))))
+            case Activation.RELU:
+                return self.op("Relu", value)
 
     def finish(self, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> Graph:
         """Close the graph."""

@@ -100,7 +100,7 @@ def _attention(build: GraphBuilder, heads: int, width: int) -> str:
 def _mlp(build: GraphBuilder, weights: VitWeights, number: int, x: str, *, output: str | None) -> str:
     block = weights.blocks[number]
     h = build.layer_norm(x, block.norm2, f"{number}.norm2", eps=weights.shape.eps)
-    inner = build.op("Gelu", build.linear(h, block.up, f"{number}.up"), approximate="none")
+    inner = build.activate(build.linear(h, block.up, f"{number}.up"), weights.shape.activation)
     return build.op("Add", x, build.linear(inner, block.down, f"{number}.down"), output=output)
 
 

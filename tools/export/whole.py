@@ -51,7 +51,7 @@ def _encoder_block(g: GraphBuilder, weights: VitWeights, index: int, stream: str
     context = g.op("Reshape", g.op("Transpose", context, perm=[0, 2, 1, 3]), g.ints(0, 0, -1))
     kept = g.op("Add", kept, g.linear(context, block.out, f"{index}.out"))
     hidden = g.linear(g.layer_norm(kept, block.norm2, f"{index}.norm2", eps=shape.eps), block.up, f"{index}.up")
-    return g.op("Add", kept, g.linear(g.op("Gelu", hidden), block.down, f"{index}.down"))
+    return g.op("Add", kept, g.linear(g.activate(hidden, shape.activation), block.down, f"{index}.down"))
 
 
 def _heads(g: GraphBuilder, value: str, heads: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from runtime.integrity import open_model
 from runtime.model import Model
 from runtime.stage import SessionSettings
-from tools.evaluate import Evaluation, Score, cheapest, divided, evaluate
+from tools.evaluate.__main__ import Evaluation, Score, cheapest, divided, evaluate
 from tools.export.card import Facts, card, merge
 from tools.export.manifest import set_default_codec
 from tools.export.random_vit import TINY, random_tensors
