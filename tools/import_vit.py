@@ -46,7 +46,7 @@ class Options:
     pictures: int
     vectors: int
     codecs: tuple[str, ...] | None  # None: chosen by width
-    default_codec: str
+    default_codec: str | None  # None: int8, or else f32
     source: str
     check: str
     seed: int
@@ -69,7 +69,8 @@ def import_vit(options: Options) -> None:
     shape = checkpoint.shape
     tuned = read_tuned(options.folder, shape)
     names = options.codecs or default_codecs(shape, calibrated=options.calibration is not None)
-    _check_names(names, {codec.name for codec in tuned}, options)
+    default = options.default_codec or ("int8" if "int8" in names else "f32")
+    _check_names(names, {codec.name for codec in tuned}, default, options)
     refuse_occupied(options.out, replace=options.replace)
     reference_name, reference = choose_reference(options.check, options.folder, checkpoint)
     calibration = _calibration(options, checkpoint)
@@ -86,7 +87,7 @@ def import_vit(options: Options) -> None:
         out=options.out,
         codecs=names,
         tuned=tuned,
-        default_codec=options.default_codec,
+        default_codec=default,
         image=checkpoint.image,
         calibration=calibration,
         provenance=Provenance(
@@ -104,7 +105,7 @@ def import_vit(options: Options) -> None:
     print(f"{options.out}: {size_bytes / 1e6:.1f} MB, codecs {', '.join([*names, *(codec.name for codec in tuned)])}")
 
 
-def _check_names(names: tuple[str, ...], tuned: set[str], options: Options) -> None:
+def _check_names(names: tuple[str, ...], tuned: set[str], default: str, options: Options) -> None:
     """Everything that can be refused before any work. Raises WrongUsage."""
     if NAME.fullmatch(options.name) is None:
         raise WrongUsage(f"{options.name} is no name for a model", "use a-z 0-9 . _ - and --name")
@@ -118,8 +119,8 @@ def _check_names(names: tuple[str, ...], tuned: set[str], options: Options) -> N
         raise WrongUsage("two codecs have the same name", "correct --codecs")
     if "f32" not in names:
         raise WrongUsage("the exact codec is missing, by which the model is checked", "add f32 to --codecs")
-    if options.default_codec not in {*names, *tuned}:
-        raise WrongUsage(f"the default codec {options.default_codec} is not exported", "correct --default-codec")
+    if default not in {*names, *tuned}:
+        raise WrongUsage(f"the default codec {default} is not exported", "correct --default-codec")
     if options.calibration is None and (tuned or set(names) - set(PLAIN)):
         raise WrongUsage("learned codecs are fitted on pictures", "give --calibration PICTURES")
 
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--codecs", help="comma-separated: f32 f16 int8 int4 f32-input vqGxK vqGxK-normed astra-gG tcBITS"
     )
-    parser.add_argument("--default-codec", default="int8")
+    parser.add_argument("--default-codec", help="int8, or else f32, by default")
     parser.add_argument("--source", default="", help="where weights and pictures come from, for the manifest")
     parser.add_argument("--check", choices=("auto", "transformers", "numpy"), default="auto")
     parser.add_argument("--seed", type=int, default=1)

@@ -110,7 +110,7 @@ def main() -> None:
     for name in codecs:
         if model.plan.codec(name) is None:
             raise WrongUsage(f"model {model.plan.name} has no codec {name}", "correct --codecs")
-    wanted = list(conditions(codecs, boards, splits, lost, model.plan.default_codec))
+    wanted = list(conditions(codecs, boards, splits, lost=lost, single=model.plan.default_codec))
     rows = evaluate(model, given.data, wanted, out=given.out, limit=given.limit, seed=given.seed)
     if max(boards) > 1:
         choice = cheapest(rows, given.tolerance)

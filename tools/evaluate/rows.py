@@ -73,9 +73,9 @@ class Row:
 
 
 def conditions(
-    codecs: Iterable[str], boards: Iterable[int], splits: Iterable[Split], lost: Iterable[int], single: str
+    codecs: Iterable[str], boards: Iterable[int], splits: Iterable[Split], *, lost: Iterable[int], single: str
 ) -> Iterator[Condition]:
-    """All rows of a table. One board needs no codec: it is measured once, through the shards, with the codec `single`."""
+    """All rows of a table. One board needs no codec: it is measured once, through a shard of all tokens."""
     yield Condition(codec="", boards=1)
     counts = sorted(set(boards))
     if 1 in counts:

@@ -5,6 +5,7 @@ astra-gG (of the block input, decoded by the block's own projection: the paper's
 further ones under names of its own (`tools.export.tuned`).
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -134,22 +135,20 @@ def write_codecs(
     if rules or tuned:
         if calibration is None:
             raise ValueError(f"codec {[*rules, *tuned][0].name} is fitted on images: calibration is missing")
-        stores = {
-            data: TensorFile(folder / data) for data in [f"{r.name}.bin" for r in rules] + [t.data for t in tuned]
-        }
-        learned = {r.name: _Shelf(name=r.name, source=r.source, store=stores[f"{r.name}.bin"]) for r in rules}
-        learned |= {t.name: _Shelf(name=t.name, source=t.source, store=stores[t.data]) for t in tuned}
-        for number, samples in enumerate(sample(folder, stages, calibration)):
-            for rule in rules:
-                values = samples.of(rule.source)
-                fit = rule.fit(values, vectors_per_code=calibration.vectors_per_code, seed=number)
-                learned[rule.name].add(folder, fit, values, weights.blocks[number].kv)
-            for codec in tuned:
-                values = samples.of(codec.source)
-                learned[codec.name].add(folder, codec.blocks[number], values, weights.blocks[number].kv)
-            say(f"block {number + 1} of {weights.shape.blocks}: {len(learned)} codecs fitted")
-        for store in stores.values():
-            store.close()
+        with contextlib.ExitStack() as files:
+            places = dict.fromkeys([f"{rule.name}.bin" for rule in rules] + [codec.data for codec in tuned])
+            stores = {name: files.enter_context(contextlib.closing(TensorFile(folder / name))) for name in places}
+            learned = {r.name: _Shelf(name=r.name, source=r.source, store=stores[f"{r.name}.bin"]) for r in rules}
+            learned |= {t.name: _Shelf(name=t.name, source=t.source, store=stores[t.data]) for t in tuned}
+            for number, samples in enumerate(sample(folder, stages, calibration)):
+                kv = weights.blocks[number].kv
+                for rule in rules:
+                    values = samples.of(rule.source)
+                    fit = rule.fit(values, vectors_per_code=calibration.vectors_per_code, seed=number)
+                    learned[rule.name].add(folder, fit, values, kv)
+                for codec in tuned:
+                    learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), kv)
+                say(f"block {number + 1} of {weights.shape.blocks}: {len(learned)} codecs fitted")
     ordered = [*names, *ready]
     return [learned[n].entry() if n in learned else plain_codec(n, weights.shape.width) for n in ordered]
 

@@ -85,8 +85,8 @@ def _transformers_logits(folder: Path, checkpoint: Checkpoint, rows: U8) -> F32:
     grid = rows.reshape(len(rows), side, side, shape.patch, shape.patch, 3).transpose(0, 5, 1, 3, 2, 4)
     pixels = grid.reshape(len(rows), 3, shape.image, shape.image).astype(np.float32) / 255
     pixels = (pixels - np.float32(image.mean)[:, None, None]) / np.float32(image.std)[:, None, None]
-    network = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    network.eval()
+    network = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
+    network.float().eval()
     with torch.no_grad():
         logits: F32 = network(pixel_values=torch.from_numpy(pixels)).logits.numpy()
     return logits

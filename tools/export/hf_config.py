@@ -59,7 +59,7 @@ def read_shape(config: Json) -> VitShape:
     )
     if shape.image % shape.patch or shape.width % shape.heads:
         raise BadInput(
-            f"config.json: {shape.image} pixels in {shape.patch}-pixel patches, width {shape.width} in {shape.heads} heads",
+            f"config.json: {shape.image} pixels / {shape.patch}, or width {shape.width} / {shape.heads} heads",
             "both must divide without a rest",
         )
     return shape

@@ -5,6 +5,7 @@ computes on.
 """
 
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def picture_files(source: Path, *, count: int = 0, seed: int = 0) -> Iterator[tu
         paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         for path in _drawn(_some(paths, source), count, rng):
             yield path.relative_to(source).as_posix(), path.read_bytes()
-    elif source.is_file() and tarfile.is_tarfile(source):
+    elif source.is_file():
         yield from _from_tar(source, count, rng)
     else:
         raise BadInput(f"{source} holds no pictures", _REMEDY)
@@ -107,8 +108,8 @@ def _from_tar(source: Path, count: int, rng: np.random.Generator) -> Iterator[tu
             for member in _drawn(_some(members, source), count, rng):
                 stream = tar.extractfile(member)
                 yield member.name, stream.read() if stream is not None else b""
-    except (tarfile.TarError, EOFError, OSError) as exc:
-        raise BadInput(f"{source} is damaged ({one_line(exc, 80)})", "copy it again") from exc
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as exc:
+        raise BadInput(f"{source} is no sound tar archive ({one_line(exc, 80)})", _REMEDY) from exc
 
 
 def _some(items: list[T], source: Path) -> list[T]:

@@ -3,6 +3,7 @@
 `python -m tools.import_vit` is the command.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,10 +50,9 @@ def export_model(
     image = image or ImageRule(resize=shape.image, mean=EVEN, std=EVEN)
     weights = arrange(tensors, shape, mean=image.mean, std=image.std)
     with staged(out, replace=replace) as folder:
-        store = TensorFile(folder / "weights.bin")
-        stages = stage_graphs(weights, store)
-        graphs = [*stages, whole_graph(weights, store)]
-        store.close()
+        with contextlib.closing(TensorFile(folder / "weights.bin")) as store:
+            stages = stage_graphs(weights, store)
+            graphs = [*stages, whole_graph(weights, store)]
         for graph in graphs:
             graph.write(folder)
         entries = write_codecs(
