@@ -18,6 +18,7 @@ class TuneRecipe:
     holdout: int = 1000  # training images set aside for reports; set aside by the same seed as in tools.train
     shift: int = 4
     flip: bool = True
+    grain: float = 0.007  # as in tools.train
     # What is divided
     boards: tuple[int, ...] = (2, 3, 4, 6, 8)  # one number is drawn per batch
     uneven: bool = True  # random contiguous ranges instead of even ones, in half of the batches

@@ -1,4 +1,4 @@
-"""The loop of fine-tuning: one division and one codec per batch, distillation from the undivided model."""
+"""One fine-tuning run: one division and one codec per batch, and a loop that goes on to the step where it stopped."""
 
 import copy
 import time
@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tools.finetune.bank import Bank, Recoder
 from tools.finetune.divided import divided
 from tools.finetune.files import publish_tuned
-from tools.finetune.measure import right_answers
-from tools.finetune.rates import parse_rate
+from tools.finetune.measure import Case, accuracy
+from tools.finetune.objective import Objective
+from tools.finetune.rates import Form, parse_rate
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.samples import sample
 from tools.finetune.split import Division, draw, even
 from tools.train import augmentation
 from tools.train.dataset import Dataset
-from tools.train.guide import soft_loss
 from tools.train.network import Vit
+from tools.train.pictures import Pictures
 from tools.train.recipe import Recipe
 from tools.train.store import read_checkpoint, write_checkpoint, write_json
 
@@ -30,37 +30,31 @@ class Tuner:
     """State of a run; everything random is drawn from the seed and the number of the step."""
 
     def __init__(self, *, recipe: TuneRecipe, network: Vit, data: Dataset, run: Path, device: torch.device) -> None:
+        """Raises ValueError for an unknown codec or one that does not fit the network's width."""
         self.recipe, self.data, self.run, self.device = recipe, data, run, device
+        self.pictures = Pictures(data, holdout=recipe.holdout, seed=recipe.seed, device=device)
         self.network = network.to(device)
-        self.exact = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
-        order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(recipe.seed))
-        held, used = order[: recipe.holdout], order[recipe.holdout :]
-        images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
-        self.images, self.labels = images[used].to(device), labels[used].to(device)
-        self.held = (images[held].to(device), labels[held].to(device))
-        self.moves = Recipe(shift=recipe.shift, flip=recipe.flip)
+        exact = copy.deepcopy(self.average)
+        self.objective = Objective(recipe, exact)
         self.rates = tuple(parse_rate(name) for name in recipe.codecs)
         torch.manual_seed(recipe.seed)
-        self.bank = Bank(self.rates, self.samples(self.exact), recipe).to(device)
-        self.step_number, self.seconds = 0, 0.0
+        self.bank = Bank(self.rates, self.samples(exact), recipe).to(device)
         matrices = [p for p in self.network.parameters() if p.dim() == 2]
         others = [p for p in self.network.parameters() if p.dim() != 2] + list(self.bank.parameters())
         groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
-        self.schedule = Recipe(warm_up=recipe.warm_up)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """u8 [n, H, W, 3] -> normalised f32 [n, 3, H, W]."""
-        return augmentation.normalise(images, self.mean, self.std)
+        # What fine-tuning shares with training: how pictures are moved, how the learning rate falls.
+        self.shared = Recipe(shift=recipe.shift, flip=recipe.flip, grain=recipe.grain, warm_up=recipe.warm_up)
+        self.step_number, self.seconds = 0, 0.0
 
     def samples(self, network: Vit) -> list[dict[str, Tensor]]:
         """Vectors for fitting codes."""
-        pictures = self.prepare(self.images[: self.recipe.calibration])
+        pictures = self.pictures.prepare(self.pictures.images[: self.recipe.calibration])
         return sample(network, pictures, most=40_000, seed=self.recipe.seed)
 
-    def _drawn(self) -> tuple[Division, Recoder, torch.Generator]:
+    def _drawn(self, source: torch.Generator) -> tuple[Division, Recoder]:
+        """Division and codec of this step."""
         recipe, config = self.recipe, self.network.config
         rng = np.random.default_rng((recipe.seed, self.step_number))
         division = draw(
@@ -74,34 +68,21 @@ class Tuner:
         )
         index = int(rng.integers(len(self.rates)))
         stages = int(rng.integers(self.rates[index].stages)) + 1
-        source = augmentation.generator(recipe.seed, self.step_number, self.device)
-        return division, Recoder(bank=self.bank, index=index, stages=stages, source=source), source
-
-    def loss(self, images: Tensor, labels: Tensor, division: Division, recoder: Recoder) -> Tensor:
-        """Loss of normalised pictures."""
-        recipe, device = self.recipe, self.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.bf16):
-            outcome = divided(self.network, images, division, recoder.rate.source, recoder)
-            loss = functional.cross_entropy(outcome.logits.float(), labels, label_smoothing=recipe.smoothing)
-            if recipe.soft > 0 or recipe.features > 0:
-                with torch.no_grad():
-                    wanted, tokens = self.exact.with_tokens(images, range(len(self.exact.blocks) - 1))
-                loss = (1 - recipe.soft) * loss + recipe.soft * soft_loss(outcome.logits, wanted, recipe.temperature)
-                errors = [_relative(own, other) for own, other in zip(outcome.tokens, tokens, strict=True)]
-                loss = loss + recipe.features * torch.stack(errors).mean()
-        return loss + recipe.commitment * recoder.commitment
+        return division, Recoder(bank=self.bank, index=index, stages=stages, source=source)
 
     def step(self) -> Tensor:
         """One optimiser step; returns the loss."""
-        recipe = self.recipe
+        recipe, pictures = self.recipe, self.pictures
         if recipe.refit and self.step_number and self.step_number % recipe.refit == 0:
             self.bank.refit(self.samples(self.network))
-        division, recoder, source = self._drawn()
-        picked = torch.randint(len(self.labels), (recipe.batch,), generator=source, device=self.device)
-        images = self.prepare(augmentation.moved(self.images[picked], self.moves, source))
+        source = augmentation.generator(recipe.seed, self.step_number, self.device)
+        division, recoder = self._drawn(source)
+        picked = pictures.batch(self.step_number, recipe.batch)
+        images = pictures.prepare(augmentation.moved(pictures.images[picked], self.shared, source))
+        images = augmentation.grained(images, self.shared, pictures.std, source)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.learning_rate(recipe.rate, self.step_number / recipe.steps)
-        loss = self.loss(images, self.labels[picked], division, recoder)
+            group["lr"] = self.shared.learning_rate(recipe.rate, self.step_number / recipe.steps)
+        loss = self.objective(self.network, images, pictures.labels[picked], division=division, recoder=recoder)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -112,20 +93,18 @@ class Tuner:
         self.step_number += 1
         return loss.detach()
 
+    @torch.no_grad()
     def settle(self) -> None:
         """Fit transforms and let codebooks follow the averaged weights, which are the ones that are saved."""
+        recipe, pictures = self.recipe, self.pictures
         self.bank.refit(self.samples(self.average))
-        source = augmentation.generator(self.recipe.seed, self.recipe.steps, self.device)
-        with torch.no_grad():
-            for index, rate in enumerate(self.rates):
-                if rate.form.value != "codebook":
-                    continue
-                recoder = Recoder(bank=self.bank, index=index, stages=None, source=source)
-                for start in range(0, self.recipe.calibration, self.recipe.batch):
-                    images = self.prepare(self.images[start : start + self.recipe.batch])
-                    divided(
-                        self.average, images, Division(cuts=even(self.average.config.tokens, 4)), rate.source, recoder
-                    )
+        source = augmentation.generator(recipe.seed, recipe.steps, self.device)
+        division = Division(cuts=even(self.average.config.tokens, 4))
+        for index in (index for index, rate in enumerate(self.rates) if rate.form is Form.CODEBOOK):
+            recoder = Recoder(bank=self.bank, index=index, stages=None, source=source)
+            for start in range(0, recipe.calibration, recipe.batch):
+                images = pictures.prepare(pictures.images[start : start + recipe.batch])
+                divided(self.average, images, division, recoder.rate.source, recoder)
 
     def save(self) -> None:
         """Write the checkpoint; raises RunError."""
@@ -151,29 +130,19 @@ class Tuner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step_number, self.seconds = state["step"], state["seconds"]
 
-    def accuracy(self, images: Tensor, labels: Tensor, *, index: int | None, boards: int = 4) -> float:
-        """Share of right answers of the averaged weights, even ranges; index None: undivided."""
-        division = Division(cuts=even(self.network.config.tokens, boards), single_class=not self.recipe.class_tokens)
-        recoder = None if index is None else self.bank.recoder(index)
-        return right_answers(self.average, images, labels, self.prepare, division=lambda _: division, recoder=recoder)
-
     def fit(self, *, every: int, stop: int | None = None) -> None:
         """Run to the last step (or to step `stop`), reporting and saving every `every` steps; then publish."""
         began, losses = time.monotonic(), []
         last = self.recipe.steps if stop is None else min(stop, self.recipe.steps)
         while self.step_number < last:
-            losses.append(float(self.step()))
+            losses.append(self.step())
             if self.step_number % every == 0 or self.step_number == last:
                 self.seconds += time.monotonic() - began
                 self.save()
                 speed = len(losses) * self.recipe.batch / (time.monotonic() - began)
-                scores = [self.accuracy(*self.held, index=index) for index in (None, *range(len(self.rates)))]
-                shown = " ".join(
-                    f"{name} {score:.3f}" for name, score in zip(("whole", *self.recipe.codecs), scores, strict=True)
-                )
-                mean = sum(losses) / len(losses)
+                loss = float(torch.stack(losses).mean())
                 print(
-                    f"step {self.step_number}/{self.recipe.steps} loss {mean:.3f} held out: {shown} "
+                    f"step {self.step_number}/{self.recipe.steps} loss {loss:.3f} held out: {self._scores()} "
                     f"{speed:.0f} images/s",
                     flush=True,
                 )
@@ -182,9 +151,11 @@ class Tuner:
             self.settle()
             publish_tuned(self.run, self.average, self.bank, self.data)
             write_json(self.run / "metrics.json", {"recipe": asdict(self.recipe), "seconds": round(self.seconds, 1)})
+            print(f"done: step {self.step_number}, held out: {self._scores()}", flush=True)
 
-
-def _relative(own: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error relative to the spread of what is wanted."""
-    wanted = wanted.float()
-    return (own.float() - wanted).square().mean() / wanted.var().clamp_min(1e-6)
+    def _scores(self) -> str:
+        """Accuracy on the pictures set aside, undivided and on four boards with each codec."""
+        scores = {"whole": self.pictures.accuracy(self.average, *self.pictures.held)}
+        for index, name in enumerate(self.recipe.codecs):
+            scores[name] = accuracy(self.average, self.pictures, Case(boards=4), self.bank.recoder(index))
+        return " ".join(f"{name} {score:.3f}" for name, score in scores.items())

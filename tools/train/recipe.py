@@ -26,6 +26,7 @@ class Recipe:
     shift: int = 4  # pixels a picture moves at most, borders mirrored
     flip: bool = True
     jitter: float = 0.0  # brightness and contrast, relative
+    grain: float = 0.007  # fine colour noise (values in 0..1) for pictures that a lossy format has smoothed
     erase: int = 0  # side of a square that is blanked, pixels
     mix: float = 0.0  # strength (alpha) of mixup; 0 is off
     # Loss

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from safetensors.torch import load_file
 
 from tests.unit.tools.tiny_pictures import write_pictures
 from tools.train import store
+from tools.train.augmentation import generator, grained
 from tools.train.dataset import DataError, Dataset, open_dataset
 from tools.train.models import build, load_teacher, load_vit
+from tools.train.muon import Muon, orthogonal
 from tools.train.network import Vit, from_hf, hf_tensors
 from tools.train.recipe import Recipe
 from tools.train.store import RunError
@@ -153,3 +157,55 @@ def test_a_folder_with_both_splits_keeps_them(tmp_path: Path) -> None:
     assert found.test.images.shape[1:] == (32, 32, 3)
     assert found.classes == ("blue", "green", "red")
     assert np.abs(np.array(found.mean) - found.train.images.mean(axis=(0, 1, 2)) / 255).max() < 1e-3
+
+
+def test_grain_is_chroma_within_blocks_and_nothing_else() -> None:
+    std = torch.tensor((0.2, 0.25, 0.3))
+    images = torch.randn(4, 3, 8, 8)
+    added = (grained(images, Recipe(grain=0.05), std, generator(1, 1, CPU)) - images) * std[:, None, None]
+    blocks = added.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-2, -1))
+    assert blocks.abs().max() < 1e-5  # no block changes its colour
+    luma = torch.einsum("nchw,c->nhw", added, torch.tensor((0.299, 0.587, 0.114)))
+    assert luma.abs().max() < 2e-3 * added.abs().max()
+    assert added.std() > 0.02
+    assert torch.equal(grained(images, Recipe(grain=0.0), std, generator(1, 1, CPU)), images)
+
+
+def test_muon_steps_are_orthogonal_and_of_the_size_asked_for() -> None:
+    torch.manual_seed(0)
+    made = orthogonal(torch.randn(2, 24, 8))
+    sizes = torch.linalg.svdvals(made)
+    assert float(sizes.min()) > 0.6
+    assert float(sizes.max()) < 1.3
+    parameter = torch.nn.Parameter(torch.zeros(24, 8))
+    optimiser = Muon([parameter], lr=0.1)
+    parameter.grad = torch.randn(24, 8) * 1000
+    optimiser.step()
+    # Root mean square of 0.2 per unit of learning rate, as AdamW's (arXiv 2502.16982).
+    assert float(parameter.detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.25)
+
+
+def test_the_command_trains_and_refuses_in_one_line(tmp_path: Path) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        fixed = ["--cache", str(tmp_path / "cache"), "--set", "own", "--run", str(tmp_path / "run"), "--batch", "4"]
+        shape = ["--width", "16", "--blocks", "2", "--heads", "2", "--mlp", "32", "--epochs", "1", "--holdout", "2"]
+        return subprocess.run(
+            [sys.executable, "-m", "tools.train", *fixed, *shape, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = command("--data", str(write_pictures(tmp_path / "one", classes=1)))
+    assert refused.returncode != 0
+    assert refused.stderr.count("\n") == 1
+    assert "has 1 class" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    trained = command("--data", str(write_pictures(tmp_path / "three")), "--device", "cpu")
+    assert trained.returncode == 0, trained.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "checkpoint.pt",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+    }
