@@ -30,7 +30,7 @@ from tools.export.pictures import calibration_rows
 from tools.export.staging import refuse_occupied
 from tools.export.tuned import read_tuned
 from tools.export.vit import export_model
-from tools.export.weights import VitShape
+from tools.export.weights import Storage, VitShape
 
 COMPARED_PICTURES = 4
 
@@ -53,6 +53,7 @@ class Options:
     threads: int
     replace: bool
     most_megabytes: float
+    storage: Storage
 
 
 def default_codecs(shape: VitShape, *, calibrated: bool) -> tuple[str, ...]:
@@ -91,13 +92,16 @@ def import_vit(options: Options) -> None:
         image=checkpoint.image,
         calibration=calibration,
         provenance=Provenance(
-            weights="trained" if checkpoint.trained_here else "imported",
+            weights=f"{'trained' if checkpoint.trained_here else 'imported'}, {options.storage.value}",
             command="python -m tools.import_vit " + " ".join(sys.argv[1:]),
             source=options.source,
             tools=f"python {sys.version.split()[0]}, numpy {np.__version__}, onnx {onnx.__version__}",
         ),
         replace=options.replace,
-        check=lambda folder: print(compare(folder, compared, name=reference_name, reference=reference), flush=True),
+        check=lambda folder: print(
+            compare(folder, compared, name=reference_name, reference=reference, storage=options.storage), flush=True
+        ),
+        storage=options.storage,
         say=lambda line: print(line, flush=True),
         most_bytes=round(options.most_megabytes * 1e6),
     )
@@ -147,6 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--codecs", help="comma-separated: f32 f16 int8 int4 f32-input vqGxK vqGxK-normed astra-gG tcBITS"
     )
+    parser.add_argument("--weights", choices=[kind.value for kind in Storage], default="f32", help="of the blocks")
     parser.add_argument("--default-codec", help="int8, or else f32, by default")
     parser.add_argument("--source", default="", help="where weights and pictures come from, for the manifest")
     parser.add_argument("--check", choices=("auto", "transformers", "numpy"), default="auto")
@@ -175,6 +180,7 @@ def main() -> None:
             threads=given.threads,
             replace=given.replace,
             most_megabytes=given.most_megabytes,
+            storage=Storage(given.weights),
         )
     )
 

@@ -14,7 +14,7 @@ from tools.export.manifest import ImageRule, Provenance, write_manifest
 from tools.export.stages import stage_graphs
 from tools.export.staging import staged
 from tools.export.tensor_file import TensorFile
-from tools.export.weights import F32, VitShape, arrange
+from tools.export.weights import F32, Storage, VitShape, arrange
 from tools.export.whole import whole_graph
 
 EVEN = (0.5, 0.5, 0.5)
@@ -38,6 +38,7 @@ def export_model(
     check: Callable[[Path], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
     most_bytes: int = 0,
+    storage: Storage = Storage.F32,
 ) -> Path:
     """Write the model folder `out` (it must not exist or be empty, unless `replace`) and return it.
 
@@ -48,7 +49,7 @@ def export_model(
     if len(labels) != shape.classes:
         raise ValueError(f"{len(labels)} labels for {shape.classes} classes")
     image = image or ImageRule(resize=shape.image, mean=EVEN, std=EVEN)
-    weights = arrange(tensors, shape, mean=image.mean, std=image.std)
+    weights = arrange(tensors, shape, mean=image.mean, std=image.std, storage=storage)
     with staged(out, replace=replace) as folder:
         with contextlib.closing(TensorFile(folder / "weights.bin")) as store:
             stages = stage_graphs(weights, store)

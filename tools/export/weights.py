@@ -14,6 +14,13 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 
 
+class Storage(StrEnum):
+    """How the blocks' matrices are stored and multiplied."""
+
+    F32 = "f32"
+    INT8 = "int8"  # integers of 7 bits per output, times activations of 8 bits per token
+
+
 class Activation(StrEnum):
     """The MLP's non-linearity; the values are names that config.json uses."""
 
@@ -97,10 +104,16 @@ class VitWeights:
     blocks: tuple[BlockWeights, ...]
     norm: Affine
     head: Affine  # [D, C], [C]
+    storage: Storage = Storage.F32  # of the blocks; patches and head stay f32
 
 
 def arrange(
-    tensors: Mapping[str, F32], shape: VitShape, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+    tensors: Mapping[str, F32],
+    shape: VitShape,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    storage: Storage = Storage.F32,
 ) -> VitWeights:
     """HF-named tensors -> the layout of the graphs; `mean` and `std` (0..1, RGB) go into the patch projection."""
     embeddings = "vit.embeddings"
@@ -120,6 +133,7 @@ def arrange(
         blocks=tuple(_block(tensors, shape, number) for number in range(shape.blocks)),
         norm=_norm(tensors, "vit.layernorm"),
         head=_linear(tensors, "classifier"),
+        storage=storage,
     )
 
 

@@ -128,6 +128,25 @@ def test_calibration_from_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert open_model(tmp_path / "m").default_codec == "tc12"
 
 
+def test_int8_weights_are_smaller_and_each_token_counts_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_folder(tmp_path / "hf")
+    for storage in ("f32", "int8"):
+        options = ("--out", tmp_path / storage, "--weights", storage, "--check", "numpy")
+        assert imported(monkeypatch, source, *options) == 0
+    sizes = {storage: (tmp_path / storage / "weights.bin").stat().st_size for storage in ("f32", "int8")}
+    assert sizes["int8"] < sizes["f32"]  # page alignment hides most of it in so small a network
+    exact, model = logits(tmp_path / "f32"), Model.load(tmp_path / "int8", SessionSettings(threads=1, prepack=True))
+    whole = model.whole(ROWS)
+    assert 1e-5 < np.abs(whole - exact).max() < 0.1 * np.abs(exact).max()
+    # Neither other pictures of the batch nor the way tokens are divided may matter beyond a rounding here and there.
+    single = np.concatenate([model.whole(ROWS[number : number + 1]) for number in range(len(ROWS))])
+    np.testing.assert_allclose(single, whole, atol=2e-2 * np.abs(exact).max())
+    shards = divided(model, "f32", ROWS, [0, 3, 16])
+    np.testing.assert_allclose(shards, whole, atol=2e-2 * np.abs(exact).max())
+
+
 def test_replace_keeps_the_old_model_until_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
