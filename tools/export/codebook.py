@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.export.graph import Graph, GraphBuilder, Port
-from tools.export.kmeans import k_means
 from tools.export.tensor_file import TensorFile
 from tools.export.weights import F32, Affine
 
@@ -75,16 +74,6 @@ class Codebook:
 def _picked(codes: F32, indices: I32) -> F32:
     """codes [G, K, M/G], indices [n, G] -> [n, M]."""
     return codes[np.arange(len(codes)), indices].reshape(len(indices), -1)
-
-
-def fit_codebook(values: F32, *, groups: int, codes: int, seed: int) -> Codebook:
-    """K-means per group on values [n, W]; raises ValueError when G does not divide W."""
-    if values.shape[1] % groups:
-        raise ValueError(f"{groups} groups do not divide a width of {values.shape[1]}")
-    rng = np.random.default_rng(seed)
-    parts = np.split(values, groups, axis=1)
-    centres = [k_means(np.ascontiguousarray(part), codes, rng=rng) for part in parts]
-    return Codebook(codes=np.stack(centres)[None].astype(np.float16))
 
 
 def encode_graph(name: str, book: Codebook, store: TensorFile) -> Graph:

@@ -1,8 +1,9 @@
 """All codecs of a model folder: which names exist, what each is fitted on, and the graphs each leaves behind.
 
-Names: f32 f16 int8 int4 f32-input (no graphs); vqGxK and tcBITS (of K|V); vqGxK-normed (after LN1, decoded by tables);
-astra-gG (of the block input, decoded by the block's own projection: the paper's way). A fine-tuned checkpoint brings
-further ones under names of its own (`tools.export.tuned`).
+Names: f32 f16 int8 int4 f32-input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same after a
+rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), with -input of the
+block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint
+brings further ones under names of its own (`tools.export.tuned`).
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import numpy as np
 from tools.export import codebook, transform
 from tools.export.calibration import Calibration, sample
 from tools.export.codebook import Codebook
+from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import PLAIN, CodecEntry, Source, plain_codec
 from tools.export.graph import Graph
 from tools.export.tensor_file import TensorFile
@@ -23,6 +25,8 @@ from tools.export.transform import Transform
 from tools.export.weights import F32, Affine, VitWeights
 
 ASTRA_CODES = 1024
+MOST_CODES = 65_536
+_SUFFIXES = {None: Source.KV, "-normed": Source.NORMED, "-input": Source.INPUT}
 _CHECKED_VECTORS = 4000
 
 Fit = Codebook | Transform  # one block of a learned codec
@@ -36,6 +40,8 @@ class Rule:
     source: Source
     groups: int = 0  # 0: a transform
     codes: int = 0
+    stages: int = 1
+    rotated: bool = False
     bits: int = 0
 
     def fit(self, values: F32, *, vectors_per_code: int, seed: int) -> Fit:
@@ -43,7 +49,9 @@ class Rule:
         if not self.groups:
             return transform.fit_transform(values, self.bits)
         codes = min(self.codes, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
-        return codebook.fit_codebook(values, groups=self.groups, codes=codes, seed=seed)
+        return fit_codebook(
+            values, groups=self.groups, codes=codes, seed=seed, stages=self.stages, rotated=self.rotated
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +111,22 @@ class _Shelf:
 
 def parse_name(name: str) -> Rule:
     """Raises ValueError for a name that is no learned codec."""
-    if found := re.fullmatch(r"vq(\d+)x(\d+)(-normed)?", name):
-        source = Source.NORMED if found[3] else Source.KV
-        return Rule(name=name, source=source, groups=int(found[1]), codes=int(found[2]))
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rule(name=name, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if found := re.fullmatch(r"tc(\d+)", name):
-        return Rule(name=name, source=Source.KV, bits=int(found[1]))
-    raise ValueError(f"{name} is no codec: f32 f16 int8 int4 f32-input vqGxK vqGxK-normed astra-gG tcBITS")
+    found = re.fullmatch(r"(tc|vq|oq|rq)(\d+)(?:x(\d+))?(?:x(\d+))?(-normed|-input)?", name)
+    kind, numbers = (found[1], [int(found[i]) for i in (2, 3, 4) if found[i]]) if found else ("", [])
+    source = _SUFFIXES[found[5]] if found else Source.KV
+    if all(number > 0 for number in numbers):
+        match kind, numbers:
+            case "tc", [bits]:
+                return Rule(name=name, source=source, bits=bits)
+            case (("vq" | "oq"), [groups, codes]) if 2 <= codes <= MOST_CODES:
+                return Rule(name=name, source=source, groups=groups, codes=codes, rotated=kind == "oq")
+            case "rq", [groups, codes, stages] if 2 <= codes <= MOST_CODES:
+                return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
+    raise ValueError(
+        f"{name} is no codec: f32 f16 int8 int4 f32-input tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
+    )
 
 
 def write_codecs(
