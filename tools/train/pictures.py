@@ -15,10 +15,11 @@ class Pictures:
     """u8 pictures [n, H, W, 3] and labels i64 [n] of one data set."""
 
     def __init__(self, data: Dataset, *, holdout: int, seed: int, device: torch.device) -> None:
-        """`holdout` training pictures, drawn with the seed over all classes, are set aside."""
+        """`holdout` training pictures, at most a tenth, drawn with the seed over all classes, are set aside."""
         self.device, self.classes, self.seed = device, len(data.classes), seed
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
         order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))
+        holdout = min(holdout, len(order) // 10)
         held, used = order[:holdout], order[holdout:]
         images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
         self.images, self.labels = images[used].to(device), labels[used].to(device)
