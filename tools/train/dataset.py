@@ -58,8 +58,10 @@ def _archive(data: Path, cache: Path, name: str, split: str) -> Split:
         return load_split(data=data, cache=cache, name=name, split=split)
     except FileNotFoundError as error:
         raise DataError(f"{data} lacks {name}-{split}.tar.gz: both splits are needed") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{name}-{split}.tar.gz cannot be read ({error}): fetch it again") from error
+    except ValueError as error:
+        raise DataError(f"{name}-{split}.tar.gz cannot be used: {error}; fetch it again") from error
+    except OSError as error:
+        raise DataError(f"{cache} cannot keep the decoded pictures: {error.strerror}; free some space") from error
 
 
 def _folders(data: Path, side: int) -> tuple[Split, Split]:
