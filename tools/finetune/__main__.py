@@ -15,7 +15,8 @@ import torch
 
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.tuner import Tuner
-from tools.train.command import add_flags, from_flags
+from tools.train.card import read_training
+from tools.train.command import add_flags, from_flags, pick_device
 from tools.train.dataset import DataError, open_dataset
 from tools.train.models import load_vit
 from tools.train.store import RunError
@@ -35,7 +36,6 @@ def main() -> None:
     add_flags(parser, TuneRecipe)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         data = open_dataset(options.data, name=options.set, cache=options.cache)
         tuner = Tuner(
@@ -43,8 +43,9 @@ def main() -> None:
             network=load_vit(options.model, data),
             data=data,
             run=options.run,
-            device=torch.device(device),
+            device=pick_device(options.device),
         )
+        tuner.history = read_training(options.model)
         tuner.resume()
         tuner.fit(every=options.every)
     except (DataError, RunError, ValueError) as error:

@@ -10,7 +10,6 @@ missing) and prints the table. --only NAME,... picks variants. Figures on test p
 import argparse
 import json
 import sys
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from tools.finetune.measure import Case, answers
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.tuner import Tuner
+from tools.train.command import pick_device
 from tools.train.dataset import DataError, Dataset, open_dataset
 from tools.train.models import load_vit
 from tools.train.store import RunError
@@ -40,10 +40,10 @@ def variants(codec: str) -> dict[str, TuneRecipe]:
     return {
         "untrained": replace(base, steps=0),
         "all": base,
-        "no noise": replace(base, noise=0.0),
+        "noise": replace(base, noise=1.0),
         "one class token": replace(base, class_tokens=False),
         "even ranges only": replace(base, uneven=False),
-        "four boards only": replace(base, boards=(4,), uneven=False),
+        "four boards only": replace(base, boards=(1, 4), uneven=False),
         "no lost boards": replace(base, loss_rate=0.0),
         "no distillation": replace(base, soft=0.0, features=0.0),
         "logits only": replace(base, features=0.0),
@@ -55,16 +55,19 @@ def variants(codec: str) -> dict[str, TuneRecipe]:
     }
 
 
-def measure(recipe: TuneRecipe, data: Dataset, model: Path, images: int) -> dict[str, Any]:  # Any: a JSON object
-    """Fine-tune by one recipe and measure; accuracies in percent."""
-    with tempfile.TemporaryDirectory() as folder:
-        network = load_vit(model, data)
-        tuner = Tuner(recipe=recipe, network=network, data=data, run=Path(folder), device=torch.device("cpu"))
-        while tuner.step_number < recipe.steps:
-            tuner.step()
-        tuner.settle()
+def measure(
+    recipe: TuneRecipe, data: Dataset, model: Path, images: int, *, keep: Path | None, device: torch.device
+) -> dict[str, Any]:  # Any: a JSON object
+    """Fine-tune by one recipe and measure; accuracies in percent. `keep`: where to leave what it made."""
+    network = load_vit(model, data)
+    tuner = Tuner(recipe=recipe, network=network, data=data, run=keep or Path(), device=device)
+    while tuner.step_number < recipe.steps:
+        tuner.step()
+    tuner.settle()
+    if keep is not None:
+        tuner.publish()
     every = max(1, len(data.test.labels) // images)
-    pictures, labels = torch.from_numpy(data.test.images[::every]), torch.from_numpy(data.test.labels[::every])
+    pictures, labels = (part[::every].to(device) for part in tuner.pictures.test)
     whole = answers(tuner.average, tuner.pictures, pictures, CASES[0], None)
     row: dict[str, Any] = {"images": len(labels), "whole": _percent(whole, labels)}  # Any: see above
     for index, rate in enumerate(tuner.rates):
@@ -92,7 +95,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path, default=Path("runs/ablation.json"))
+    parser.add_argument("--keep", type=Path, help="leave every fine-tuned run in a folder of this one, for export")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
@@ -110,10 +115,12 @@ def main() -> None:
 
 
 def _one(name: str, recipe: TuneRecipe, data: Dataset, options: argparse.Namespace) -> None:
+    device = pick_device(options.device)
     rows = json.loads(options.json.read_text()) if options.json.exists() else []
     key = {"variant": name, "set": options.set, "recipe": json.loads(json.dumps(asdict(recipe)))}
+    keep = options.keep and options.keep / f"{name.replace(' ', '-')}-{recipe.seed}"
     if not any(key.items() <= row.items() for row in rows):
-        rows.append({**key, **measure(recipe, data, options.model, options.images)})
+        rows.append({**key, **measure(recipe, data, options.model, options.images, keep=keep, device=device)})
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     row = next(row for row in rows if key.items() <= row.items())

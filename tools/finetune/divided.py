@@ -37,6 +37,8 @@ def divided(network: Vit, images: Tensor, division: Division, source: Source, re
         normed = block.norm1(x)
         query, own = block.qkv(normed).split((x.shape[2], 2 * x.shape[2]), dim=2)
         match source:
+            case _ if boards == 1:
+                remote = own[:, :0]
             case Source.KV:
                 remote = recode(own[:, boards:], number)
             case Source.NORMED:
@@ -45,7 +47,7 @@ def divided(network: Vit, images: Tensor, division: Division, source: Source, re
                 remote = project(block, block.norm1(recode(x[:, boards:], number)))
         keys = torch.cat([own, remote.to(own.dtype)], dim=1)
         rows = boards if last else x.shape[1]  # nothing reads the content tokens after the last block
-        allowed = division.masks(number)[:rows].to(x.device)
+        allowed = division.masks(number)[:rows, : keys.shape[1]].to(x.device)
         x = _attend(block, x[:, :rows], query[:, :rows], keys, allowed)
         if not last:
             kept.append(x[:, boards:])

@@ -20,7 +20,7 @@ class TuneRecipe:
     flip: bool = True
     grain: float = 0.007  # as in tools.train
     # What is divided
-    boards: tuple[int, ...] = (2, 3, 4, 6, 8)  # one number is drawn per batch
+    boards: tuple[int, ...] = (1, 2, 3, 4, 6, 8)  # one number is drawn per batch; 1 keeps the undivided model good
     uneven: bool = True  # random contiguous ranges instead of even ones, in half of the batches
     class_tokens: bool = (
         True  # every board has its own class token and they are averaged; off: board 0 has the only one
@@ -28,11 +28,12 @@ class TuneRecipe:
     loss_rate: float = 0.1  # share of the batches in which one board dies at a random round
     # Codes
     codecs: tuple[str, ...] = ("tc53",)  # one is drawn per batch; names as in tools.finetune.rates
+    favour: float = 0.5  # codecs are drawn in proportion to their bits to the power of minus this
     calibration: int = 1000  # training pictures on which codes start (and transforms are fitted again at the end)
     refit: int = 100  # steps between new transforms; 0: those of the start stay until the end
     straight_through: bool = True
     commitment: float = 2e-4  # beta: pull of vectors towards their codes, per block
-    noise: float = 1.0  # lambda of noise-augmented quantisation
+    noise: float = 0.0  # lambda of noise-augmented quantisation
     code_average: float = 0.99  # decay of the codes' moving average
     revive: float = 0.02  # a code seen less than this share of the mean usage is put on a random vector
     # Distillation from the undivided model as it was before

@@ -30,8 +30,9 @@ class TransformCodes(nn.Module):
     def refit(self, values: Tensor) -> None:
         """Fit again on values [n, W]; learned codes stay."""
         if not self.learned:
+            device = self.levels.device
             for name, tensor in _klt(values.cpu(), self.total_bits).items():
-                self.register_buffer(name, tensor.to(values.device))
+                self.register_buffer(name, tensor.to(device))
 
     def forward(self, values: Tensor) -> Tensor:
         """What is rebuilt from values [n, W]."""

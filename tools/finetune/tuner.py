@@ -19,6 +19,7 @@ from tools.finetune.recipe import TuneRecipe
 from tools.finetune.samples import sample
 from tools.finetune.split import Division, draw, even
 from tools.train import augmentation
+from tools.train.card import tuned, write_card
 from tools.train.dataset import Dataset
 from tools.train.network import Vit
 from tools.train.pictures import Pictures
@@ -47,6 +48,7 @@ class Tuner:
         # What fine-tuning shares with training: how pictures are moved, how the learning rate falls.
         self.shared = Recipe(shift=recipe.shift, flip=recipe.flip, grain=recipe.grain, warm_up=recipe.warm_up)
         self.step_number, self.seconds = 0, 0.0
+        self.history = ""  # how the model that is fine-tuned was trained, for the card
 
     def samples(self, network: Vit) -> list[dict[str, Tensor]]:
         """Vectors for fitting codes."""
@@ -66,7 +68,8 @@ class Tuner:
             blocks=config.num_hidden_layers,
             single_class=not recipe.class_tokens,
         )
-        index = int(rng.integers(len(self.rates)))
+        chances = np.array([rate.token_bits**-recipe.favour for rate in self.rates])
+        index = int(rng.choice(len(self.rates), p=chances / chances.sum()))
         stages = int(rng.integers(self.rates[index].stages)) + 1
         return division, Recoder(bank=self.bank, index=index, stages=stages, source=source)
 
@@ -130,6 +133,13 @@ class Tuner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step_number, self.seconds = state["step"], state["seconds"]
 
+    def publish(self) -> None:
+        """Write what the exporter reads; raises RunError."""
+        metrics = {"recipe": asdict(self.recipe), "seconds": round(self.seconds, 1)}
+        publish_tuned(self.run, self.average, self.bank, self.data)
+        write_json(self.run / "metrics.json", metrics)
+        write_card(self.run, self.history, tuned(metrics))
+
     def fit(self, *, every: int, stop: int | None = None) -> None:
         """Run to the last step (or to step `stop`), reporting and saving every `every` steps; then publish."""
         began, losses = time.monotonic(), []
@@ -149,8 +159,7 @@ class Tuner:
                 began, losses = time.monotonic(), []
         if self.step_number == self.recipe.steps:
             self.settle()
-            publish_tuned(self.run, self.average, self.bank, self.data)
-            write_json(self.run / "metrics.json", {"recipe": asdict(self.recipe), "seconds": round(self.seconds, 1)})
+            self.publish()
             print(f"done: step {self.step_number}, held out: {self._scores()}", flush=True)
 
     def _scores(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from tools.train.command import add_flags, from_flags
+from tools.train.command import add_flags, from_flags, pick_device
 from tools.train.dataset import DataError, open_dataset
 from tools.train.models import build, load_teacher
 from tools.train.recipe import Recipe
@@ -36,7 +36,6 @@ def main() -> None:
     options = parser.parse_args()
     recipe = from_flags(Recipe, options)
     torch.set_num_threads(options.threads)
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         data = open_dataset(options.data, name=options.set, cache=options.cache)
         teacher = load_teacher(Path(recipe.teacher), data) if recipe.teacher else None
@@ -46,7 +45,7 @@ def main() -> None:
             teacher=teacher,
             data=data,
             run=options.run,
-            device=torch.device(device),
+            device=pick_device(options.device),
         )
         trainer.resume()
         trainer.fit(every=options.every)

@@ -4,6 +4,8 @@ import argparse
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import torch
+
 Parameters = TypeVar("Parameters")
 
 
@@ -25,3 +27,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:  # Any:
 def from_flags(kind: type[Parameters], options: argparse.Namespace) -> Parameters:
     """The dataclass from parsed flags."""
     return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

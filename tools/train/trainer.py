@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tools.train import augmentation
+from tools.train.card import trained, write_card
 from tools.train.convnet import ConvNet
 from tools.train.dataset import Dataset
 from tools.train.guide import Guide, soft_loss
@@ -139,7 +140,9 @@ class Trainer:
         if self.step_number == self.steps:
             accuracy = self.pictures.accuracy(self.average, *self.pictures.test)
             publish(self.run, self.average, self.data)
-            write_json(self.run / "metrics.json", self._metrics(accuracy))
+            metrics = self._metrics(accuracy)
+            write_json(self.run / "metrics.json", metrics)
+            write_card(self.run, trained(metrics))
             print(f"done: step {self.step_number}, test accuracy {accuracy:.4f}", flush=True)
 
     def _metrics(self, accuracy: float) -> dict[str, object]:

@@ -226,7 +226,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 RECIPE = TuneRecipe(
     steps=6,
     batch=4,
-    boards=(2, 4),
+    boards=(1, 2, 4),
+    noise=1.0,
     codecs=("tc12", "vq2x8", "rq2x8x2-normed", "astra-g2", "oq2x8", "fs4x2"),
     calibration=20,
     refit=2,

@@ -79,13 +79,15 @@ def test_refusals_are_one_line_and_write_nothing(
 
 def test_ablation_rows_are_measured_once(folder: Path, tmp_path: Path) -> None:
     given = ["--model", str(folder / "model"), "--codec", "tc12", "--steps", "1", "--images", "3"]
-    given += ["--only", "untrained,no noise", "--json", str(tmp_path / "rows.json")]
+    given += ["--only", "untrained,noise", "--json", str(tmp_path / "rows.json"), "--keep", str(tmp_path / "kept")]
     first = command("tools.finetune.ablate", folder, *given)
     assert first.returncode == 0, first.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["variant"] for row in rows] == ["untrained", "no noise"]
+    assert [row["variant"] for row in rows] == ["untrained", "noise"]
     assert [row["recipe"]["steps"] for row in rows] == [0, 1]
     assert all(0 <= row[f"tc12 {case}"] <= 100 for row in rows for case in ("N=4", "N=4 random", "N=4 one lost"))
+    assert (tmp_path / "kept" / "noise-1" / "codecs.safetensors").is_file()
+    assert "1 steps of 128" in (tmp_path / "kept" / "noise-1" / "card.md").read_text()
     rows[0]["whole"] = 12.34
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert "whole 12.34" in command("tools.finetune.ablate", folder, *given).stdout

@@ -203,7 +203,9 @@ def test_the_command_trains_and_refuses_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     trained = command("--data", str(write_pictures(tmp_path / "three")), "--device", "cpu")
     assert trained.returncode == 0, trained.stderr
+    assert "from scratch, 1.0 epochs" in (tmp_path / "run" / "card.md").read_text()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "card.md",
         "checkpoint.pt",
         "config.json",
         "metrics.json",
