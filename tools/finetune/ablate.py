@@ -4,7 +4,8 @@
         --seeds 1 --images 2000 --json runs/ablation.json
 
 Writes one JSON object per variant and seed as soon as it is measured (a second call goes on with the variants that are
-missing) and prints the table. --only NAME,... picks variants. Figures on test pictures evenly spread over the classes.
+missing) and prints the table as Markdown. --only NAME,... picks variants. Figures on test pictures evenly spread over
+the classes.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 
 from tools.finetune.measure import Case, answers
+from tools.finetune.rates import Form
 from tools.finetune.recipe import TuneRecipe
+from tools.finetune.report import table
 from tools.finetune.tuner import Tuner
 from tools.train.command import pick_device
 from tools.train.dataset import DataError, Dataset, open_dataset
@@ -71,6 +74,9 @@ def measure(
     whole = answers(tuner.average, tuner.pictures, pictures, CASES[0], None)
     row: dict[str, Any] = {"images": len(labels), "whole": _percent(whole, labels)}  # Any: see above
     for index, rate in enumerate(tuner.rates):
+        if rate.form is Form.TRANSFORM:
+            counts = [len(codes.bits) for codes in tuner.bank.codes[index]]
+            row[f"{rate.name} components"] = round(sum(counts) / len(counts))
         for case in CASES:
             found = answers(tuner.average, tuner.pictures, pictures, case, tuner.bank.recoder(index))
             row[f"{rate.name} {case.name}"] = _percent(found, labels)
@@ -110,6 +116,8 @@ def main() -> None:
             for name in names:
                 recipe = replace(chosen[name], seed=int(seed), steps=min(chosen[name].steps, options.steps))
                 _one(name, recipe, data, options)
+        rows = [row for row in json.loads(options.json.read_text()) if row["set"] == options.set]
+        print(table(rows, CASES, width=load_vit(options.model, data).config.hidden_size))
     except (DataError, RunError, ValueError) as error:
         sys.exit(f"tools.finetune.ablate: {error}")
 

@@ -28,8 +28,8 @@ def trained(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
         f"peak learning rates {rates}, weight decay {recipe['decay']}, warm-up then cosine, label smoothing "
         f"{recipe['smoothing']}, shifts up to {recipe['shift']} pixels, mirror images, chroma detail "
         f"{recipe['grain']}, moving average of weights {recipe['average']}, seed {recipe['seed']}, "
-        f"torch {metrics['torch']}, {metrics['device']}.{helped} Test accuracy in torch on {metrics['test_images']} pictures: "
-        f"{100 * metrics['accuracy']:.2f} %."
+        f"torch {metrics['torch']}, {metrics['device']}.{helped} Test accuracy in torch on {metrics['test_images']} "
+        f"pictures: {100 * metrics['accuracy']:.2f} %."
     )
 
 

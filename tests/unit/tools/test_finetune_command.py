@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.unit.tools.tiny_pictures import write_pictures
 from tools.finetune.measure import Case
+from tools.finetune.report import table
 from tools.train.dataset import open_dataset
 from tools.train.models import build, publish
 from tools.train.recipe import Recipe
@@ -91,6 +92,25 @@ def test_ablation_rows_are_measured_once(folder: Path, tmp_path: Path) -> None:
     rows[0]["whole"] = 12.34
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert "whole 12.34" in command("tools.finetune.ablate", folder, *given).stdout
+
+
+def test_the_table_brings_seeds_together() -> None:
+    def row(seed: int, codec: str, score: float) -> dict[str, object]:
+        recipe = {"codecs": [codec], "steps": 9, "seed": seed}
+        return {
+            "variant": "all",
+            "images": 5,
+            "recipe": recipe,
+            "whole": 80.0,
+            f"{codec} N=4": score,
+            "tc53 components": 20,
+        }
+
+    rows = [row(1, "tc53", 70.0), row(2, "tc53", 71.0), row(1, "astra-g32", 60.0), row(1, "vq8x64-normed", 50.0)]
+    lines = table(rows, [Case(boards=4)], width=128).splitlines()
+    assert lines[2] == "| all | tc53 | 53 | 77.3x | 9 | 2 | 80.00 ± 0.00 | 70.50 ± 0.71 | 5120 | 5120 |"
+    assert lines[3] == "| all | astra-g32 | 320 | 12.8x | 9 | 1 | 80.00 | 60.00 | 131072 | 32768 |"
+    assert lines[4].endswith("| 50.00 | 8192 | 0 |")
 
 
 def test_cases_are_the_same_for_every_network() -> None:
