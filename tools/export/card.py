@@ -19,6 +19,7 @@ from typing import Any
 
 from runtime.integrity import read_plan
 from runtime.plan import ModelPlan, Source, Yields
+from tools.bench.macs import count_macs
 from tools.evaluate.plot import plot
 from tools.evaluate.rows import Row, identity, read_rows
 from tools.evaluate.table import tables, undivided
@@ -43,7 +44,9 @@ class Facts:
     config: Json  # HF config.json of the run
     metrics: Json  # of the training run; empty for an imported network
     training: str  # Markdown
+    costs: dict[str, dict[str, float]]  # see `codec_costs`
     plot: str  # address of the plot as seen from the card; may be empty
+    seeds: tuple[tuple[Row, ...], ...] = ()  # rows of the same codecs fine-tuned with other seeds
     notes: tuple[str, ...] = ()  # further known limits, one paragraph each
 
 
@@ -120,6 +123,8 @@ def _accuracy(facts: Facts) -> list[str]:
     lines += tables(facts.rows, default=facts.plan.default_codec)
     if facts.plot:
         lines += [f"![Accuracy against bits per token]({facts.plot})", ""]
+    if facts.seeds:
+        lines += spread([facts.rows, *facts.seeds])
     name = facts.plan.name
     return [
         *lines,
@@ -129,12 +134,34 @@ def _accuracy(facts: Facts) -> list[str]:
 
 
 def _codecs(facts: Facts) -> list[str]:
-    lines = ["| codec | sends | receivers project | relative error of the values |", "|---|---|---|---|"]
+    lines = ["| codec | sends | encoding | decoding | projecting again | relative error |", "|---|---|---|---|---|---|"]
     for codec in facts.plan.codecs:
-        again = "yes" if codec.yields is Yields.INPUT else "no"
-        measured = f"{codec.error.value:.3f} (RMS)" if codec.error.kind == "relative-rms" else codec.error.kind
-        lines.append(f"| {codec.name} | {_SENT[codec.source]} | {again} | {measured} |")
-    return [*lines, "", "The error of a learned codec is that of its worst block on the calibration pictures.", ""]
+        measured = f"{codec.error.value:.3f}" if codec.error.kind == "relative-rms" else codec.error.kind
+        costs = (facts.costs[codec.name].get(part, 0.0) for part in ("encode", "decode", "project"))
+        texts = [f"{100 * cost:.1f} %" if cost else "-" for cost in costs]
+        lines.append(f"| {codec.name} | {_SENT[codec.source]} | {' | '.join(texts)} | {measured} |")
+    return [
+        *lines,
+        "",
+        "Compute is that of one of four boards, in per cent of the multiplications of its block; looking up and "
+        "comparing count as nothing. The error of a learned codec is the RMS error of its worst block on the "
+        "calibration pictures, relative to the spread of the values.",
+        "",
+    ]
+
+
+def codec_costs(folder: Path, plan: ModelPlan, boards: int = 4) -> dict[str, dict[str, float]]:
+    """Per codec: multiplications of a board's encoder, decoder and second projection, relative to its block's."""
+    own = plan.geometry.tokens // boards
+    sizes = {"B": 1, "T": own, "1+T": 1 + own, "R": plan.geometry.tokens - own}
+    block = sum(count_macs(folder / f"{name}.0.onnx", sizes) for name in ("query", "attend"))
+    costs: dict[str, dict[str, float]] = {}
+    for codec in plan.codecs:
+        files = {"encode": codec.encode[0], "decode": codec.decode[0]} if codec.encode else {}
+        if codec.yields is Yields.INPUT:
+            files["project"] = "project.0.onnx"
+        costs[codec.name] = {part: count_macs(folder / file, sizes) / block for part, file in files.items()}
+    return costs
 
 
 def matching(rows: Sequence[Row], plan: ModelPlan) -> tuple[Row, ...]:
@@ -149,6 +176,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--rows", type=Path, nargs="+", required=True)
+    parser.add_argument("--seeds", type=Path, nargs="*", default=[], help="rows of models fine-tuned with other seeds")
     parser.add_argument("--plot", type=Path, help="where the SVG goes; none by default")
     parser.add_argument("--note", action="append", default=[], help="a paragraph for the limits; may be repeated")
     given = parser.parse_args()
@@ -166,6 +194,8 @@ def main() -> None:
         metrics=read_json(metrics) if metrics.is_file() else {},
         training=training.read_text(encoding="utf-8") if training.is_file() else "",
         plot=Path(os.path.relpath(given.plot, given.model)).as_posix() if given.plot else "",
+        costs=codec_costs(given.model, plan),
+        seeds=tuple(tuple(read_rows(path)) for path in given.seeds),
         notes=tuple(given.note),
     )
     if given.plot:

@@ -22,7 +22,7 @@ from tools.evaluate.rows import Condition, Row, Split, append_row, conditions, i
 from tools.evaluate.table import tables
 from tools.evaluate.test_set import read_test_set
 from tools.export.calibration import Calibration
-from tools.export.card import Facts, card, matching
+from tools.export.card import Facts, card, codec_costs, matching
 from tools.export.failure import BadInput, run
 from tools.export.manifest import set_default_codec
 from tools.export.random_vit import TINY, random_tensors
@@ -205,7 +205,7 @@ def test_table_shows_losses_and_marks_subsets() -> None:
     assert any("subset of 100" in line for line in lines)
 
 
-def test_card_tells_what_was_measured(model: Model, archive: Path, tmp_path: Path) -> None:
+def test_card_tells_what_was_measured(folder: Path, model: Model, archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     wanted = list(conditions(["tc12"], [1, 2], [Split.EVEN], lost=[2], single="f32"))
     rows = evaluate(model, archive, wanted, out=out, limit=0, seed=1)
@@ -220,10 +220,15 @@ def test_card_tells_what_was_measured(model: Model, archive: Path, tmp_path: Pat
             config=TINY.config(),
             metrics={},
             training="Trained on noise.",
+            costs=codec_costs(folder, model.plan),
+            seeds=(tuple(rows), tuple(rows)),
             plot="../../docs/models/tiny.svg",
         )
     )
     whole = next(each for each in rows if not each.codec)
+    lost = whole.accuracy - next(each for each in rows if each.boards == 2 and not each.lost).accuracy
+    assert f"| tc12 | 12 | 2 | even | {lost:.2f} ± 0.00 |" in text
+    assert "| astra-g2 | block input | " in text
     assert f"Undivided: **{whole.accuracy:.2f} %** on all 60 test pictures" in text
     assert "Trained on noise." in text
     assert "| tc12 | 12 | 85.33 |" in text
