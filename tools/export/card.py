@@ -22,6 +22,7 @@ from runtime.plan import ModelPlan, Source, Yields
 from tools.bench.macs import count_macs
 from tools.evaluate.plot import plot
 from tools.evaluate.rows import Row, identity, read_rows
+from tools.evaluate.seeds import spread
 from tools.evaluate.table import tables, undivided
 from tools.export.failure import BadInput, run
 from tools.export.hf_folder import read_json
