@@ -21,6 +21,7 @@ from tools.finetune.measure import Case, answers
 from tools.finetune.rates import Form
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.report import table
+from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.tuner import Tuner
 from tools.train.command import pick_device
 from tools.train.dataset import DataError, Dataset, open_dataset
@@ -75,7 +76,7 @@ def measure(
     row: dict[str, Any] = {"images": len(labels), "whole": _percent(whole, labels)}  # Any: see above
     for index, rate in enumerate(tuner.rates):
         if rate.form is Form.TRANSFORM:
-            counts = [len(codes.bits) for codes in tuner.bank.codes[index]]
+            counts = [len(codes.bits) for codes in tuner.bank.of(index) if isinstance(codes, TransformCodes)]
             row[f"{rate.name} components"] = round(sum(counts) / len(counts))
         for case in CASES:
             found = answers(tuner.average, tuner.pictures, pictures, case, tuner.bank.recoder(index))

@@ -1,6 +1,7 @@
 """All codecs of one fine-tuning run: each with codes for every block, one of them in use per batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from tools.finetune.recipe import TuneRecipe
 from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.vector_codes import VectorCodes
 
+Codes: TypeAlias = VectorCodes | TransformCodes
+
 
 class Bank(nn.Module):
     """Codes of every rate and block, and the noise of their residuals."""
@@ -19,13 +22,21 @@ class Bank(nn.Module):
         """`samples`: per block, vectors [n, W] of the undivided network by the name of their source."""
         super().__init__()
         self.rates, self.recipe = tuple(rates), recipe
-        self.codes = nn.ModuleList(
+        self.codes = nn.ModuleList(  # by rate, by block
             nn.ModuleList(_start(rate, block[rate.source.value], number) for number, block in enumerate(samples))
             for rate in rates
         )
         self.noise = nn.ModuleList(
             nn.ModuleList(ResidualNoise(block[rate.source.value].shape[1]) for block in samples) for rate in rates
         )
+
+    def of(self, index: int) -> list[Codes]:
+        """Codes of every block for codec number `index`."""
+        return list(cast("Iterable[Codes]", self.codes[index]))
+
+    def noise_of(self, index: int, block: int) -> ResidualNoise:
+        """Noise of the residual of codec number `index` in a block."""
+        return list(cast("Iterable[ResidualNoise]", self.noise[index]))[block]
 
     def recoder(self, index: int, *, stages: int | None = None) -> "Recoder":
         """Codec number `index`, for inference."""
@@ -35,8 +46,8 @@ class Bank(nn.Module):
         """`NAME.BLOCK.FIELD` of all codes: the content of codecs.safetensors."""
         return {
             f"{rate.name}.{number}.{field}": tensor.detach().cpu().contiguous().clone()
-            for rate, blocks in zip(self.rates, self.codes, strict=True)
-            for number, codes in enumerate(blocks)
+            for index, rate in enumerate(self.rates)
+            for number, codes in enumerate(self.of(index))
             for field, tensor in codes.tensors().items()
         }
 
@@ -61,8 +72,8 @@ class Bank(nn.Module):
     @torch.no_grad()
     def refit(self, samples: Sequence[dict[str, Tensor]]) -> None:
         """Fit the transforms again to vectors of the network as it is now."""
-        for rate, blocks in zip(self.rates, self.codes, strict=True):
-            for codes, block in zip(blocks, samples, strict=True):
+        for index, rate in enumerate(self.rates):
+            for codes, block in zip(self.of(index), samples, strict=True):
                 if isinstance(codes, TransformCodes):
                     codes.refit(block[rate.source.value])
 
@@ -78,10 +89,11 @@ class Recoder:
 
     def __call__(self, values: Tensor, block: int) -> Tensor:
         """values [B, T, W] -> f32 of the same shape."""
-        recipe, codes = self.bank.recipe, self.bank.codes[self.index][block]
+        recipe, codes = self.bank.recipe, self.bank.of(self.index)[block]
         with torch.autocast(values.device.type, enabled=False):
             flat = values.reshape(-1, values.shape[-1]).float()
-            if self.rate.form is Form.CODEBOOK:
+            rebuilt: Tensor
+            if isinstance(codes, VectorCodes):
                 rebuilt = codes(flat, stages=self.stages)
                 if recipe.straight_through:
                     rebuilt = flat + (rebuilt - flat).detach()
@@ -94,10 +106,10 @@ class Recoder:
         return rebuilt.view(values.shape)
 
     def _train(self, flat: Tensor, rebuilt: Tensor, block: int, source: torch.Generator) -> Tensor:
-        recipe, noise = self.bank.recipe, self.bank.noise[self.index][block]
+        recipe, noise = self.bank.recipe, self.bank.noise_of(self.index, block)
         self.commitment = self.commitment + (flat - rebuilt.detach()).square().sum(dim=1).mean()
         noise.observe((flat - rebuilt).detach())
-        codes = self.bank.codes[self.index][block]
+        codes = self.bank.of(self.index)[block]
         if isinstance(codes, VectorCodes):
             codes.follow(flat, decay=recipe.code_average, revive=recipe.revive, source=source)
         if recipe.noise <= 0 or not torch.is_grad_enabled():
@@ -105,7 +117,7 @@ class Recoder:
         return rebuilt + noise.sample(flat, recipe.noise, source)
 
 
-def _start(rate: Rate, values: Tensor, number: int) -> VectorCodes | TransformCodes:
+def _start(rate: Rate, values: Tensor, number: int) -> Codes:
     if rate.form is Form.TRANSFORM:
         return TransformCodes(values, bits=rate.bits, components=rate.components)
     return VectorCodes(

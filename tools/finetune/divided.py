@@ -32,8 +32,8 @@ def divided(network: Vit, images: Tensor, division: Division, source: Source, re
     x, boards = network.embed(images), division.boards
     x = torch.cat([x[:, :1].expand(-1, boards, -1), x[:, 1:]], dim=1)
     kept = []
-    for number, block in enumerate(network.blocks):
-        last = number + 1 == len(network.blocks)
+    for number, block in enumerate(network.layers):
+        last = number + 1 == len(network.layers)
         normed = block.norm1(x)
         query, own = block.qkv(normed).split((x.shape[2], 2 * x.shape[2]), dim=2)
         match source:

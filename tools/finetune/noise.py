@@ -9,6 +9,10 @@ from torch import Tensor, nn
 class ResidualNoise(nn.Module):
     """Running mean and variance of v - v^ per element of the vector; independent Gaussian noise with both."""
 
+    mean: Tensor
+    square: Tensor
+    seen: Tensor  # 0 before the first residual
+
     def __init__(self, width: int, *, decay: float = 0.98) -> None:
         super().__init__()
         self.decay = decay

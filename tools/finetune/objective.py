@@ -27,7 +27,7 @@ class Objective:
             loss = functional.cross_entropy(outcome.logits.float(), labels, label_smoothing=recipe.smoothing)
             if recipe.soft > 0 or recipe.features > 0:
                 with torch.no_grad():
-                    wanted, tokens = self.exact.with_tokens(images, range(len(self.exact.blocks) - 1))
+                    wanted, tokens = self.exact.with_tokens(images, range(len(self.exact.layers) - 1))
                 loss = (1 - recipe.soft) * loss + recipe.soft * soft_loss(outcome.logits, wanted, recipe.temperature)
                 errors = [_relative(own, other) for own, other in zip(outcome.tokens, tokens, strict=True)]
                 loss = loss + recipe.features * torch.stack(errors).mean()

@@ -15,6 +15,12 @@ from tools.export.transform import fit_transform
 class TransformCodes(nn.Module):
     """The codec of one block."""
 
+    mean: Tensor  # [W]
+    analysis: Tensor  # [W, N]
+    synthesis: Tensor  # [N, W]
+    levels: Tensor  # [N, 2**most bits], rising
+    bits: Tensor  # i32 [N]
+
     def __init__(self, values: Tensor, *, bits: int, components: int) -> None:
         """Fitted to values [n, W]; `components` > 0 asks for that many, with even levels, all of it learned."""
         super().__init__()

@@ -14,6 +14,11 @@ from tools.export.kmeans import k_means
 class VectorCodes(nn.Module):
     """Codebooks of one block: codes [S, G, K, w], W = G*w, S stages."""
 
+    codes: Tensor
+    usage: Tensor  # [S, G, K], vectors per batch
+    sums: Tensor  # of the vectors that chose a code, shaped as the codes
+    rotation: Tensor  # [W, W]
+
     def __init__(self, values: Tensor, *, groups: int, codes: int, stages: int, rotated: bool, seed: int) -> None:
         """K-means on values [n, W]; raises ValueError when the groups do not divide W."""
         super().__init__()
@@ -43,7 +48,7 @@ class VectorCodes(nn.Module):
     def forward(self, values: Tensor, *, stages: int | None = None) -> Tensor:
         """What is rebuilt from values [n, W] by the first `stages` stages; no gradient."""
         rest = values.detach().float() @ self.rotation
-        total = torch.zeros_like(rest)
+        total: Tensor = torch.zeros_like(rest)
         for stage in range(stages or self.stages):
             rebuilt = look_up(nearest(rest - total, self.codes[stage]), self.codes[stage])
             total = total + rebuilt

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +18,13 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:  # Any:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         elif isinstance(default, tuple):
             element = type(default[0])
-            parser.add_argument(
-                flag, type=lambda text, e=element: tuple(e(part) for part in text.split(",")), default=default
-            )
+            parser.add_argument(flag, type=partial(_parts, element), default=default)
         else:
             parser.add_argument(flag, type=type(default), default=default)
+
+
+def _parts(element: type[Any], text: str) -> tuple[Any, ...]:  # Any: the element type of a field
+    return tuple(element(part) for part in text.split(","))
 
 
 def from_flags(kind: type[Parameters], options: argparse.Namespace) -> Parameters:

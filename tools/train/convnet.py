@@ -5,6 +5,7 @@ Its first layer whitens 2x2 patches of the training pictures and stays as it is;
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class ConvNet(nn.Module):
         filters = (vectors / torch.sqrt(values + 5e-4)).T.reshape(-1, 3, 2, 2)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([filters, -filters]))
-            self.whiten.bias.zero_()
+            nn.init.zeros_(cast("Tensor", self.whiten.bias))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, C]."""

@@ -19,7 +19,7 @@ def start_mimetic(network: Vit) -> None:
     head_width = width // network.config.num_attention_heads
     identity = torch.eye(width)
     with torch.no_grad():
-        for block in network.blocks:
+        for block in network.layers:
             query, key, value = block.qkv.weight.view(3, width, width)
             for start in range(0, width, head_width):
                 noise = torch.randn(width, width) * width**-0.5

@@ -58,5 +58,6 @@ class Muon(torch.optim.Optimizer):
         ahead = [own.lerp(past, group["momentum"]) for own, past in zip(gradients, memory, strict=True)]
         stacked = torch.stack([value.reshape(len(value), -1) for value in ahead])
         step = orthogonal(stacked) * (0.2 * max(stacked.shape[1:]) ** 0.5)
-        torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(same, [s.view_as(p) for s, p in zip(step, same, strict=True)], alpha=-group["lr"])
+        weights: list[Tensor] = [*same]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, [s.view_as(p) for s, p in zip(step, same, strict=True)], alpha=-group["lr"])

@@ -5,6 +5,7 @@ The last block is evaluated for the class token alone: nothing after it reads th
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,11 @@ class Vit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch."""
         return self.with_tokens(images, ())[0]
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
+        return cast("list[Block]", list(self.blocks))
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised pictures -> class and content tokens [B, 1+T, D]."""

@@ -15,7 +15,8 @@ class Optimisers:
     def __init__(self, recipe: Recipe, network: nn.Module, guide: nn.Module | None) -> None:
         """`guide`: learned with the network, without weight decay."""
         self.recipe = recipe
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             hidden = parameter.dim() in (2, 4) and not name.startswith(("head", "patch"))
             if parameter.requires_grad:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(fresh)
         fresh.replace(path)
-    except (OSError, RuntimeError, torch.serialization.pickle.PicklingError) as error:
+    except (OSError, RuntimeError, PicklingError) as error:
         # torch reports a full disk as RuntimeError from its archive writer.
         fresh.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]

@@ -4,9 +4,10 @@ import copy
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.train import augmentation
@@ -20,6 +21,8 @@ from tools.train.optimisers import Optimisers
 from tools.train.pictures import Pictures
 from tools.train.recipe import Recipe
 from tools.train.store import read_checkpoint, write_checkpoint, write_json
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Trainer:
@@ -37,10 +40,11 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.run, self.device = recipe, data, run, device
         self.pictures = Pictures(data, holdout=recipe.holdout, seed=recipe.seed, device=device)
-        self.network = network.to(device, memory_format=torch.channels_last)
-        self.teacher = None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
-        guided = self.teacher is not None and recipe.guide > 0 and isinstance(network, Vit)
-        self.guide = Guide(network, self.teacher).to(device) if guided else None
+        self.network = _placed(network, device)
+        self.teacher = None if teacher is None else _placed(teacher, device).eval()
+        self.guide: Guide | None = None
+        if self.teacher is not None and recipe.guide > 0 and isinstance(network, Vit):
+            self.guide = Guide(network, self.teacher).to(device)
         if isinstance(network, ConvNet) and not recipe.start:
             network.fit_whitening(self.pictures.prepare(self.pictures.images[:2000]))
         self.average = copy.deepcopy(self.network).eval()
@@ -156,3 +160,8 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "torch": torch.__version__,
         }
+
+
+def _placed(network: Network, device: torch.device) -> Network:
+    """On the device, convolutions laid out for pictures whose channels lie last."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
