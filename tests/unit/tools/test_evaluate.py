@@ -86,6 +86,14 @@ def test_decoding_once_changes_nothing(model: Model, codec: str, loss: Loss | No
     np.testing.assert_allclose(divided(model, codec, ROWS, cuts, loss), wanted, atol=1e-5)
 
 
+def test_large_codebooks_are_searched_picture_by_picture_with_the_same_result(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = divided(model, "astra-g2", ROWS, [0, 4, 12, 16])
+    monkeypatch.setattr("tools.evaluate.boards._SCORES_IN_CACHE", 1)
+    np.testing.assert_allclose(divided(model, "astra-g2", ROWS, [0, 4, 12, 16]), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("boards", [1, 3, 8])
 def test_exact_exchange_answers_like_the_whole_network(model: Model, boards: int) -> None:
     cuts = [16 * board // boards for board in range(boards + 1)]
