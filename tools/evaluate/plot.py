@@ -15,6 +15,7 @@ def plot(rows: Sequence[Row], path: Path, *, title: str, boards: Sequence[int] =
 
     mpl.use("svg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import ticker  # noqa: PLC0415
 
     mpl.rcParams.update({"svg.hashsalt": "tokenring", "svg.fonttype": "none", "font.size": 9})
     whole = undivided(rows)
@@ -22,7 +23,7 @@ def plot(rows: Sequence[Row], path: Path, *, title: str, boards: Sequence[int] =
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
     for colour, count in zip(_COLOURS, boards, strict=False):
         own = [row for row in best if row.boards == count and row.codec and row.split == Split.EVEN and not row.lost]
-        own.sort(key=lambda row: (row.bits, row.accuracy))
+        own.sort(key=lambda row: (row.bits, -row.accuracy))
         axes.plot(
             [row.bits for row in own],
             [row.accuracy for row in own],
@@ -33,16 +34,18 @@ def plot(rows: Sequence[Row], path: Path, *, title: str, boards: Sequence[int] =
             label=f"{count} boards",
         )
         # The upper hull of what is on offer: a codec below it has a better one at no more bits.
-        edge, top = [], -1.0
-        for row in own:
-            if row.accuracy > top:
-                top = row.accuracy
-                edge.append(row)
+        edge = [row for place, row in enumerate(own) if all(row.accuracy > other.accuracy for other in own[:place])]
         axes.plot([row.bits for row in edge], [row.accuracy for row in edge], color=colour, linewidth=1)
+        if count == max(boards):
+            for row in edge:
+                axes.annotate(
+                    row.codec, (row.bits, row.accuracy), (3, -9), textcoords="offset points", fontsize=7, color=colour
+                )
     if whole:
         level = whole[max(whole)].accuracy
         axes.axhline(level, color="black", linewidth=0.8, linestyle="--", label=f"undivided {level:.2f} %")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
     axes.set(xlabel="bits per content token and block", ylabel="test accuracy, %", title=title)
     axes.grid(visible=True, linewidth=0.3)
     axes.legend(fontsize=8)
