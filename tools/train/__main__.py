@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/vit-cifar10"))
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded archives are kept")
     parser.add_argument("--every", type=int, default=500, help="steps between reports and checkpoints")
+    parser.add_argument("--stop", type=int, help="stop after this step; the same command without it goes on")
+    parser.add_argument("--reschedule", action="store_true", help="go on from a checkpoint made with other --epochs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add_flags(parser, Recipe)
@@ -47,8 +49,8 @@ def main() -> None:
             run=options.run,
             device=pick_device(options.device),
         )
-        trainer.resume()
-        trainer.fit(every=options.every)
+        trainer.resume(reschedule=options.reschedule)
+        trainer.fit(every=options.every, stop=options.stop)
     except (DataError, RunError) as error:
         sys.exit(f"tools.train: {error}")
 

@@ -23,13 +23,17 @@ def trained(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
             f"with weight {recipe['guide']}."
         )
     start = f"started from {Path(recipe['start']).name}" if recipe.get("start") else "from scratch"
+    changed = "".join(
+        f" Up to step {step} the learning rate followed a schedule of {epochs} epochs."
+        for step, epochs in metrics.get("schedules", [])
+    )
     return (
         f"Training: {start}, {metrics['epochs']} epochs ({metrics['steps']} steps of {recipe['batch']}), {rule}, "
         f"peak learning rates {rates}, weight decay {recipe['decay']}, warm-up then cosine, label smoothing "
         f"{recipe['smoothing']}, shifts up to {recipe['shift']} pixels, mirror images, chroma detail "
         f"{recipe['grain']}, moving average of weights {recipe['average']}, seed {recipe['seed']}, "
-        f"torch {metrics['torch']}, {metrics['device']}.{helped} Test accuracy in torch on {metrics['test_images']} "
-        f"pictures: {100 * metrics['accuracy']:.2f} %."
+        f"torch {metrics['torch']}, {metrics['device']}.{changed}{helped} Test accuracy in torch on "
+        f"{metrics['test_images']} pictures: {100 * metrics['accuracy']:.2f} %."
     )
 
 

@@ -1,7 +1,7 @@
 """Files of a run: each is written beside its place and renamed, so that a full disk leaves the last whole one."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any
@@ -45,9 +45,12 @@ def write_checkpoint(path: Path, state: Mapping[str, object]) -> None:
 
 
 def read_checkpoint(
-    path: Path, recipe: Mapping[str, object]
+    path: Path, recipe: Mapping[str, object], *, free: Collection[str] = ()
 ) -> dict[str, Any] | None:  # Any: what torch.save was given
-    """The checkpoint, or None when there is none; raises RunError for a damaged one or one of another recipe."""
+    """The checkpoint, or None when there is none; raises RunError for a damaged one or one of another recipe.
+
+    Fields named in `free` may differ.
+    """
     if not path.exists():
         return None
     try:
@@ -55,7 +58,7 @@ def read_checkpoint(
         old = state["recipe"]
     except Exception as error:  # the archive reader raises many kinds for a damaged file
         raise RunError(f"{path} is no checkpoint of this program: remove it or choose another --run") from error
-    changed = sorted(name for name in recipe if old.get(name) != recipe[name])
+    changed = sorted(name for name in recipe if name not in free and old.get(name) != recipe[name])
     if changed:
         raise RunError(f"{path} was made with another {changed[0]}: repeat its parameters or choose another --run")
     return state

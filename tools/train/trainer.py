@@ -50,6 +50,7 @@ class Trainer:
         self.average = copy.deepcopy(self.network).eval()
         self.optimisers = Optimisers(recipe, self.network, self.guide)
         self.step_number, self.seconds = 0, 0.0
+        self.schedules: list[tuple[int, float]] = []  # steps up to which the run had another length, and that length
         self.per_epoch = self.pictures.batches(recipe.batch)
         self.steps = max(1, round(recipe.epochs * self.per_epoch))
 
@@ -107,14 +108,22 @@ class Trainer:
             "optimisers": self.optimisers.state(),
             "step": self.step_number,
             "seconds": self.seconds,
+            "schedules": self.schedules,
         }
         write_checkpoint(self.run / "checkpoint.pt", state)
 
-    def resume(self) -> None:
-        """Take up the checkpoint of the run's folder when there is one; raises RunError."""
-        state = read_checkpoint(self.run / "checkpoint.pt", asdict(self.recipe))
+    def resume(self, *, reschedule: bool = False) -> None:
+        """Take up the checkpoint of the run's folder when there is one; raises RunError.
+
+        With `reschedule` it may be one of a run of another length: the learning rate goes on as if it had been this.
+        """
+        free = ("epochs",) if reschedule else ()
+        state = read_checkpoint(self.run / "checkpoint.pt", asdict(self.recipe), free=free)
         if state is None:
             return
+        self.schedules = [tuple(part) for part in state.get("schedules", [])]
+        if state["recipe"]["epochs"] != self.recipe.epochs:
+            self.schedules.append((state["step"], state["recipe"]["epochs"]))
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         if self.guide is not None:
@@ -156,6 +165,7 @@ class Trainer:
             "steps": self.step_number,
             "epochs": round(self.step_number / self.per_epoch, 2),
             "seconds": round(self.seconds, 1),
+            "schedules": self.schedules,
             "device": self.device.type,
             "recipe": asdict(self.recipe),
             "torch": torch.__version__,

@@ -120,6 +120,22 @@ def test_a_checkpoint_of_other_parameters_is_refused(data: Dataset, tmp_path: Pa
         trainer(TINY, data, tmp_path / "run")
 
 
+def test_a_run_is_cut_short_on_demand_and_says_so(data: Dataset, tmp_path: Path) -> None:
+    trainer(TINY, data, tmp_path / "run").fit(every=100, stop=3)
+    shorter = replace(TINY, epochs=2)
+    with pytest.raises(RunError, match="made with another epochs"):
+        trainer(shorter, data, tmp_path / "run")
+    made = build(shorter, data)
+    run = Trainer(recipe=shorter, network=made, teacher=None, data=data, run=tmp_path / "run", device=CPU)
+    run.resume(reschedule=True)
+    run.fit(every=100)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["schedules"]) == (2 * run.per_epoch, [[3, 3]])
+    assert (
+        "Up to step 3 the learning rate followed a schedule of 3 epochs" in (tmp_path / "run" / "card.md").read_text()
+    )
+
+
 def test_a_teacher_of_other_classes_is_refused(data: Dataset, tmp_path: Path) -> None:
     trainer(CONVNET, data, tmp_path / "teacher").fit(every=100)
     other = open_dataset(write_pictures(tmp_path / "two", classes=2), name="own", cache=tmp_path / "cache")
