@@ -11,6 +11,7 @@ appears complete or not at all.
 """
 
 import argparse
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def import_vit(options: Options) -> None:
         calibration=calibration,
         provenance=Provenance(
             weights=f"{'trained' if checkpoint.trained_here else 'imported'}, {options.storage.value}",
-            command="python -m tools.import_vit " + " ".join(sys.argv[1:]),
+            command="python -m tools.import_vit " + shlex.join(sys.argv[1:]),
             source=options.source,
             tools=f"python {sys.version.split()[0]}, numpy {np.__version__}, onnx {onnx.__version__}",
         ),

@@ -24,15 +24,19 @@ def plot(rows: Sequence[Row], path: Path, *, title: str, boards: Sequence[int] =
     for colour, count in zip(_COLOURS, boards, strict=False):
         own = [row for row in best if row.boards == count and row.codec and row.split == Split.EVEN and not row.lost]
         own.sort(key=lambda row: (row.bits, -row.accuracy))
-        axes.plot(
-            [row.bits for row in own],
-            [row.accuracy for row in own],
-            marker="o",
-            markersize=3.5,
-            linestyle="none",
-            color=colour,
-            label=f"{count} boards",
-        )
+        for part in (False, True):  # measured on a subset of the test pictures: hollow
+            shown = [row for row in own if (row.images < row.all_images) is part]
+            if shown:
+                axes.plot(
+                    [row.bits for row in shown],
+                    [row.accuracy for row in shown],
+                    marker="o",
+                    markersize=3.5,
+                    markerfacecolor="none" if part else colour,
+                    linestyle="none",
+                    color=colour,
+                    label=f"{count} boards{', subset' if part else ''}",
+                )
         # The upper hull of what is on offer: a codec below it has a better one at no more bits.
         edge = [row for place, row in enumerate(own) if all(row.accuracy > other.accuracy for other in own[:place])]
         axes.plot([row.bits for row in edge], [row.accuracy for row in edge], color=colour, linewidth=1)
