@@ -156,12 +156,19 @@ def ports(host: str, first: int, daemon_pid: int | None) -> list[Port]:
             continue
         inodes = _listeners(number)
         owner = _owner(inodes)
-        ours = daemon_pid is not None and owner is not None and owner[0] == daemon_pid
+        ours = daemon_pid is not None and owner is not None and daemon_pid in (owner[0], _parent(owner[0]))
         name = f"{owner[1]} ({owner[0]})" if owner else None
         # A daemon of another user cannot be named; that it listens is all there is to see.
         ours = ours or (daemon_pid is not None and owner is None and bool(inodes))
         found.append(Port(number=number, use=use, free=_can_bind(host, number), owner=name, ours=ours))
     return found
+
+
+def _parent(pid: int) -> int | None:
+    """Of a process: the compute's is the daemon."""
+    lines = _lines(Path(f"/proc/{pid}/stat"))
+    fields = lines[0].rpartition(")")[2].split() if lines else []
+    return int(fields[1]) if len(fields) > 1 else None
 
 
 def _can_bind(host: str, port: int) -> bool:

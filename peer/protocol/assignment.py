@@ -69,7 +69,7 @@ def assignments(
 
 
 def _milliseconds(seconds: float) -> int:
-    return int(min(seconds * 1000, _LIMIT_MS))
+    return int(min(max(seconds, 0.0) * 1000, _LIMIT_MS))
 
 
 def _input(submission: Submission, facts: ModelFacts, shard: Shard, *, own: bool) -> tuple[InputKind, bytes]:

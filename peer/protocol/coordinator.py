@@ -95,6 +95,8 @@ class Coordinator:
         self._self_id = view.self_id
         self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
         wanted = self.submission
+        if now >= wanted.deadline_at:
+            return self._out_of_time(now)  # it waited its turn, or was late when it came
         alive = view.alive(wanted.model)
         if wanted.boards is not None and wanted.boards > len(alive):
             names = ", ".join(member.name for member in alive)

@@ -267,6 +267,13 @@ def test_requests_wait_their_turn_and_too_many_are_told_when_to_come_again() -> 
     assert requests.idle
 
 
+def test_a_request_whose_time_is_over_before_it_begins_says_so() -> None:
+    requests = machine()
+    effects = requests.handle(Submitted(submission=submission(deadline_at=5.0)), 5.5)
+    assert isinstance(delivered(effects).result, DeadlineExceeded)
+    assert requests.idle
+
+
 def test_inputs_that_wait_are_bounded_in_bytes() -> None:
     limits = replace(LIMITS, coordinated=9, active=1, waiting_bytes=len(submission().rows))
     requests = Requests(view=view(1), models={MODEL: FACTS}, limits=limits)
