@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz sim check format bench clean
+.PHONY: help demo test fuzz sim soak check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
 	@echo "make fuzz    a million hostile frames"
 	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
+	@echo "make soak    an hour of random faults while clients ask (root)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make format  rewrite the code in the house format"
@@ -39,6 +40,9 @@ fuzz: $(VENV)/.test
 
 sim: $(VENV)/.test
 	TOKENRING_SIM_SEEDS=2000 TOKENRING_SIM_HOURS=2.5 $(BIN)/python -m pytest -s tests/sim/test_membership_sim.py
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.faults.soak --minutes 60 --out runs/faults-soak.jsonl
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
