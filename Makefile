@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz sim soak check format bench clean
+.PHONY: help demo test fuzz sim faults busy soak check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
 	@echo "make fuzz    a million hostile frames"
 	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
+	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
+	@echo "make busy    an hour of boards on a machine whose cores are all busy, without and with lost packets (root)"
 	@echo "make soak    an hour of random faults while clients ask (root)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
@@ -40,6 +42,24 @@ fuzz: $(VENV)/.test
 
 sim: $(VENV)/.test
 	TOKENRING_SIM_SEEDS=2000 TOKENRING_SIM_HOURS=2.5 $(BIN)/python -m pytest -s tests/sim/test_membership_sim.py
+
+# Pyre is measured beside ours, in an environment of its own: the product does not depend on it.
+$(VENV)/pyre/.made: $(VENV)/.base
+	$(BIN)/python -m venv $(VENV)/pyre
+	$(VENV)/pyre/bin/python -m pip install --quiet --disable-pip-version-check zeromq-pyre==0.3.4
+	@touch $@
+
+# What was measured is kept in runs/ after every run; stopped and started again, a target goes on where it was.
+faults: $(VENV)/.test $(VENV)/pyre/.made
+	$(BIN)/python -m tests.faults.joining --out runs/faults-joining.json
+	$(BIN)/python -m tests.faults.pyre --python $(VENV)/pyre/bin/python --out runs/faults-pyre.json
+	$(BIN)/python -m tests.faults.requests --out runs/faults-requests.json
+	$(BIN)/python -m tests.faults.links --out runs/faults-links.json
+	$(BIN)/python -m tests.faults.load --out runs/faults-load.json
+	$(BIN)/python -m tests.faults.speed --out runs/faults-speed.json
+
+busy: $(VENV)/.test
+	$(BIN)/python -m tests.faults.busy --out runs/faults-busy.json
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.faults.soak --minutes 60 --out runs/faults-soak.jsonl

@@ -1,7 +1,6 @@
-"""The models of this board: found, verified, loaded when they are first needed, and added while the board serves."""
+"""The models of this board: found, verified, and added while the board serves. The compute process loads them."""
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,30 +8,23 @@ from peer.errors import CheckFailed, ConfigError, NoSuchModel
 from peer.protocol.types import CodecFacts, ModelFacts, ModelId
 from runtime.errors import RuntimeFailure
 from runtime.integrity import open_model
-from runtime.model import Model
 from runtime.plan import ModelPlan
-from runtime.stage import SessionSettings
 
 _log = logging.getLogger(__name__)
 MAX_MODELS = 64
 
 
-class Catalog(Mapping[ModelId, Model]):
-    """Verified models by id. Looking one up loads it; safe from several threads.
+class Catalog(Mapping[ModelId, ModelPlan]):
+    """Verified models by id; safe from several threads.
 
     A board may have none: `default` is None then, and `problem` says why.
     """
 
-    def __init__(
-        self, folder: Path, settings: SessionSettings, default: str | None, *, fetched: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, default: str | None, *, fetched: Path | None = None) -> None:
         """Verify every model below `folder`, and below `fetched` where it is another folder and exists.
 
         Raises ConfigError when there are models and the one named as the default is not among them.
         """
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._loaded: dict[ModelId, Model] = {}
         # Replaced as a whole and never changed: other threads walk through them.
         self._folders: dict[ModelId, Path] = {}
         self._plans: dict[ModelId, ModelPlan] = {}
@@ -65,17 +57,14 @@ class Catalog(Mapping[ModelId, Model]):
             raise ConfigError(f"the default model {name} cannot be used: {refusals.get(name, 'it is not there')}")
         return by_name[name]
 
-    def __getitem__(self, model: ModelId) -> Model:
-        with self._lock:
-            if model not in self._loaded:
-                self._loaded[model] = Model.load(self._folders[model], self._settings)
-            return self._loaded[model]
-
     def __iter__(self) -> Iterator[ModelId]:
         return iter(self._plans)
 
     def __len__(self) -> int:
         return len(self._plans)
+
+    def __getitem__(self, model: ModelId) -> ModelPlan:
+        return self._plans[model]
 
     def plan(self, model: ModelId) -> ModelPlan:
         return self._plans[model]
@@ -85,17 +74,18 @@ class Catalog(Mapping[ModelId, Model]):
         return self._folders.get(model)
 
     def add(self, folder: Path) -> ModelId:
-        """Verify and load a model that was put into `folder`, and hold it from now on. Raises RuntimeFailure."""
-        model = Model.load(folder, self._settings)
-        model.codec(model.plan.default_codec)
-        name = ModelId(model.plan.model_id)
-        with self._lock:
-            self._loaded[name] = model
-            self._folders = {**self._folders, name: folder}
-            self._plans = {**self._plans, name: model.plan}
-            self.default = self.default or name
-            self.problem = ""
+        """Verify a model that was put into `folder`, and hold it from now on. Raises RuntimeFailure."""
+        plan = open_model(folder)
+        name = ModelId(plan.model_id)
+        self._folders = {**self._folders, name: folder}
+        self._plans = {**self._plans, name: plan}
+        self.default = self.default or name
+        self.problem = ""
         return name
+
+    def folders(self) -> dict[ModelId, Path]:
+        """Where each model lies."""
+        return dict(self._folders)
 
     def named(self, name: str | None) -> ModelId:
         """The id of a model by its name; None is the default. Raises NoSuchModel."""

@@ -39,23 +39,29 @@ class ControlPlane:
         sockets: ControlSockets,
         machine: Membership,
         on_view: Callable[[View], None],
+        on_admit: Callable[[frozenset[bytes]], None],
         on_lock: Callable[[Lock], None],
         on_revoked: Callable[[tuple[PeerId, ...]], None],
         stuck_s: Callable[[], float],
     ) -> None:
-        """`on_lock` and `on_revoked` write down a new cluster token and who is shut out.
+        """`on_admit` opens the data socket to the same keys as the control socket.
 
+        `on_lock` and `on_revoked` write down a new cluster token and who is shut out.
         `stuck_s` tells how long the worker has been in its step.
         """
         self.counters: Counter[str] = Counter()
         self._sockets = sockets
         self._machine = machine
         self._on_view = on_view
+        self._on_admit = on_admit
         self._on_lock = on_lock
         self._on_revoked = on_revoked
         self._stuck_s = stuck_s
         self._moved = asyncio.Event()
         sockets.admit(machine.admitted())
+
+    def admitted(self) -> frozenset[bytes]:
+        return self._machine.admitted()
 
     def view(self) -> View:
         return self._machine.view()
@@ -123,6 +129,7 @@ class ControlPlane:
                 self._sockets.redial(member.endpoint.host, member.endpoint.control_port)
             case Admit(keys=keys):
                 self._sockets.admit(keys)
+                self._on_admit(keys)
             case AdoptToken(lock=lock):
                 self._on_lock(lock)
                 self._sockets.change_lock(lock.token)

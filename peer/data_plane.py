@@ -29,6 +29,7 @@ from peer.protocol.events import Event, MessageReceived, PeerLost, TimerDue, Vie
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature, Message
 from peer.protocol.requests import Requests
 from peer.protocol.types import AttemptKey, PeerId, Status, Traffic, View
+from peer.pulse import Pulse
 from peer.worker import Compute
 from peer.zmq_transport import TICK_S, DataSockets
 
@@ -51,6 +52,7 @@ class DataPlane(threading.Thread):
         machine: Requests,
         compute: Compute,
         encrypted: bool,
+        pulse: Pulse | None = None,
         on_deliver: Callable[[Deliver], None],
         on_lost: Callable[[PeerId], None],
         on_crash: Callable[[BaseException], None],
@@ -67,7 +69,7 @@ class DataPlane(threading.Thread):
         self._inbox: deque[Event] = deque()
         self._stopping = False
         self._tick_at = 0.0
-        self._step_at: float | None = None  # since when the thread has been in one step
+        self._pulse = pulse or Pulse()  # since when the thread has been in one step
         self._traffic: dict[AttemptKey, int] = {}
         # In a direct exchange one message goes to every board: it is encoded once.
         self._encoded: tuple[DataMessage | None, list[bytes]] = (None, [])
@@ -78,17 +80,17 @@ class DataPlane(threading.Thread):
         return self._machine.counters
 
     def submit(self, event: Event) -> None:
-        """Hand an event to the machine; called by the event loop's thread only."""
+        """Hand an event to the machine; called by one other thread only."""
         self._inbox.append(event)
         self._sockets.wake()
 
-    def stuck_s(self) -> float:
-        """How long the thread has been in its current step; read by other threads, a torn value does no harm."""
-        step_at = self._step_at
-        return 0.0 if step_at is None else time.monotonic() - step_at
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way; may be read by other threads."""
+        return self._machine.idle and not self._inbox
 
     def stop(self) -> None:
-        """End the thread after the current effect; called by the event loop's thread only."""
+        """End the thread after the current effect; called by the thread that submits."""
         self._stopping = True
         try:
             self._sockets.wake()
@@ -152,12 +154,12 @@ class DataPlane(threading.Thread):
             self._link(first.view)
         pending: list[Event] = [first]
         for event in pending:  # grows while it is walked
-            self._step_at = time.monotonic()
+            self._pulse.begin()
             for effect in self._machine.handle(event, time.monotonic()):
                 following = self._perform(effect)
                 if following is not None:
                     pending.append(following)
-        self._step_at = None
+        self._pulse.end()
 
     def _perform(self, effect: Effect) -> Event | None:
         match effect:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from peer.catalog import Catalog
 from peer.errors import BadInput, Refused, RequestError
 from peer.protocol.effects import Answer, Deliver
-from peer.protocol.events import CancelRequested, Event, Mode, Submission, Submitted
+from peer.protocol.events import CancelRequested, Mode, Submission, Submitted
 from peer.protocol.types import MAX_BATCH, Exchange, ModelId, PeerId, RequestId, View
 from peer.reports import (
     DEFAULT_DEADLINE_S,
@@ -30,9 +30,11 @@ _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
 
 class Inference:
-    """Answers `infer`. Lives on the event loop; `submit` hands events to the data plane."""
+    """Answers `infer`. Lives on the event loop; `submit` hands requests to the compute process."""
 
-    def __init__(self, *, catalog: Catalog, submit: Callable[[Event], None], view: Callable[[], View]) -> None:
+    def __init__(
+        self, *, catalog: Catalog, submit: Callable[[Submitted | CancelRequested], None], view: Callable[[], View]
+    ) -> None:
         self._catalog = catalog
         self._submit = submit
         self._view = view
@@ -50,7 +52,7 @@ class Inference:
         await self._idle.wait()
 
     def delivered(self, effect: Deliver) -> None:
-        """The data plane ended a request; called on the event loop."""
+        """A request ended; called on the event loop."""
         future = self._waiting.get(effect.request)
         if future is None or future.done():
             return

@@ -41,6 +41,14 @@ class Lookout:
             if sighting.tag != self._announcement.tag or sighting.version != PROTOCOL_VERSION:
                 self.strangers += 1
                 continue
-            # One address is enough for a greeting; when it does not answer, another sighting will bring the next.
-            for host in sighting.hosts[:2]:
+            for host in _worth_a_greeting(sighting.hosts):
                 self._on_sighting(Address(host=host, port=sighting.port))
+
+
+def _worth_a_greeting(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Two addresses at most, of the family of the most promising one.
+
+    A board is where it answered last. Over IPv6 it would be out of reach as soon as the LAN drops multicast, of which
+    IPv6 finds its neighbours; IPv4, where there is any, asks by broadcast.
+    """
+    return tuple(host for host in hosts if (":" in host) == (":" in hosts[0]))[:2]

@@ -17,10 +17,11 @@ from peer.bulk_plane import BulkPlane
 from peer.catalog import Catalog
 from peer.cluster_lock import LOOPBACK, read_lock, write_lock
 from peer.cluster_token import cluster_tag
+from peer.compute_process import ComputeProcess
+from peer.compute_words import Holdings, Setup
 from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
-from peer.data_plane import DataPlane
 from peer.discovery import Announcement
 from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
 from peer.identity import next_identity
@@ -31,14 +32,13 @@ from peer.model_reports import model_report, nameless_report
 from peer.partial_copy import target_of
 from peer.protocol import ring
 from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
-from peer.protocol.effects import Deliver
-from peer.protocol.events import ModelsChanged, ViewChanged
+from peer.protocol.events import ViewChanged
 from peer.protocol.holders import holding
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
-from peer.protocol.requests import RequestLimits, Requests
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
+from peer.protocol.requests import RequestLimits
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     FetchReport,
@@ -52,10 +52,9 @@ from peer.reports import (
 )
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
-from peer.worker import Worker
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
 from runtime.plan import ModelPlan
-from runtime.stage import SessionSettings
+from runtime.settings import SessionSettings
 
 _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
@@ -70,6 +69,9 @@ class DataPlaneCrash(PeerError):
 class Node:
     """Everything of one board. `run` serves until `stop` is set."""
 
+    _compute: ComputeProcess
+    _inference: Inference
+
     def __init__(self, config: PeerdConfig, version: str) -> None:
         self._config = config
         self._version = version
@@ -82,7 +84,7 @@ class Node:
             raise ConfigError(f"port {port} leaves no room for the three ports above it; choose a lower one")
         self._lock = read_lock(config)
         fetched = config.state_dir / "models"
-        self._catalog = Catalog(config.models, self._settings(), config.default_model, fetched=fetched)
+        self._catalog = Catalog(config.models, config.default_model, fetched=fetched)
         identity = next_identity(config.state_dir)
         self._cloned = identity.cloned
         self._acquaintances = Acquaintances(config.state_dir)
@@ -99,10 +101,10 @@ class Node:
             models=frozenset(self._catalog),
         )
         self._encrypted = self._lock is not None
-        self._zmq = ZmqContext(identity.keys if self._encrypted else None)
-        listen = "" if wildcard else host
+        self._keys = identity.keys if self._encrypted else None
+        self._zmq = ZmqContext(self._keys)
+        listen = self._listen = "" if wildcard else host
         self._control_sockets = ControlSockets(self._zmq, listen, port, self._lock.token if self._lock else None)
-        self._data_sockets = DataSockets(self._zmq, listen, self._me.endpoint.data_port)
         self._bulk_sockets = DataSockets(self._zmq, listen, self._me.endpoint.bulk_port, BULK)
         self._lookout = self._make_lookout()
 
@@ -130,8 +132,9 @@ class Node:
         loop = asyncio.get_running_loop()
         crashed: asyncio.Future[None] = loop.create_future()
         self._build(loop, crashed)
-        await asyncio.to_thread(self._load_default)
-        self._plane.start()
+        if self._catalog.default is None:
+            _log.warning("%s; waiting for a board that has one", self._catalog.problem)
+        await self._compute.start()
         self._bulk.start()
         self._on_view(self._control.view())
         try:
@@ -145,6 +148,7 @@ class Node:
                     tasks.create_task(self._take_notes(), name="notes"),
                     tasks.create_task(self._supply.run(), name="supply"),
                     tasks.create_task(_forward(crashed), name="planes"),
+                    tasks.create_task(self._compute.keep(), name="compute"),
                 ]
                 if self._lookout is not None:
                     running.append(tasks.create_task(self._lookout.announce(), name="announce"))
@@ -158,19 +162,26 @@ class Node:
                     task.cancel()
         finally:
             self._bulk.stop()
-            self._plane.stop()
-            await asyncio.to_thread(self._plane.join, 5.0)
+            await self._compute.finish()
             await asyncio.to_thread(self._bulk.join, 5.0)
             self._control_sockets.close()
             self._zmq.close()
 
-    def _load_default(self) -> None:
-        """What the first request will need; the rest is loaded when it is asked for."""
-        if self._catalog.default is None:
-            _log.warning("%s; waiting for a board that has one", self._catalog.problem)
-            return
-        model = self._catalog[self._catalog.default]
-        model.codec(model.plan.default_codec)
+    def _holdings(self) -> Holdings:
+        return Holdings(folders=self._catalog.folders(), facts=self._catalog.facts(), usual=self._catalog.default)
+
+    def _compute_setup(self) -> Setup:
+        """What a compute process needs to know of this board as it is now."""
+        return Setup(
+            host=self._listen,
+            port=self._me.endpoint.data_port,
+            keys=self._keys,
+            admitted=self._control.admitted(),
+            view=self._control.view(),
+            holdings=self._holdings(),
+            settings=self._settings(),
+            limits=RequestLimits(coordinated=self._config.max_requests),
+        )
 
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
         now = time.monotonic()
@@ -189,33 +200,21 @@ class Node:
             sockets=self._control_sockets,
             machine=membership,
             on_view=self._on_view,
+            on_admit=lambda keys: self._compute.admit(keys),  # noqa: PLW0108 - it is built after this
             on_lock=self._on_lock,
             on_revoked=lambda peers: write_revoked(self._config.state_dir, peers),
-            stuck_s=lambda: self._plane.stuck_s(),  # noqa: PLW0108 - the data plane is built after this
+            stuck_s=lambda: self._compute.stuck_s(),  # noqa: PLW0108
         )
-        self._worker = Worker(self._catalog, lambda: self._catalog.default)
-        limits = RequestLimits(coordinated=self._config.max_requests)
-        machine = Requests(view=membership.view(), models=self._catalog.facts(), limits=limits)
 
         def crash(problem: BaseException) -> None:
             _on_loop(loop, lambda p: None if crashed.done() else crashed.set_exception(p), problem)
 
-        def deliver(effect: Deliver) -> None:
-            loop.call_soon_threadsafe(self._inference.delivered, effect)
-
-        def lost(peer: PeerId) -> None:
-            loop.call_soon_threadsafe(self._control.handle, LinkBroke(peer=peer))
-
-        self._plane = DataPlane(
-            sockets=self._data_sockets,
-            machine=machine,
-            compute=self._worker,
-            encrypted=self._encrypted,
-            on_deliver=deliver,
-            on_lost=lost,
-            on_crash=crash,
+        self._compute = ComputeProcess(
+            setup=self._compute_setup,
+            on_deliver=lambda effect: self._inference.delivered(effect),  # noqa: PLW0108
+            on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
         )
-        self._inference = Inference(catalog=self._catalog, submit=self._plane.submit, view=self._control.view)
+        self._inference = Inference(catalog=self._catalog, submit=self._compute.submit, view=self._control.view)
         self._build_supply(loop, crash)
 
     def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
@@ -241,8 +240,8 @@ class Node:
         )
 
     def _on_models(self) -> None:
-        """The data plane first: whoever hears of a model may assign a share of it at once."""
-        self._plane.submit(ModelsChanged(models=self._catalog.facts()))
+        """The compute first: whoever hears of a model may assign a share of it at once."""
+        self._compute.hold(self._holdings())
         self._control.handle(ModelsHeld(models=frozenset(self._catalog)))
 
     def _not_ready(self) -> str | None:
@@ -251,10 +250,12 @@ class Node:
             return "leaving the ring"
         if not len(self._catalog):
             return f"{self._catalog.problem} (or wait: {self._supply.state})"
+        if not self._compute.up:
+            return "the compute process is starting again" if self._ready else "starting"
         return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
-        self._plane.submit(ViewChanged(view=view))
+        self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
         self._bulk.submit(view)
         self._supply.stir()
@@ -280,8 +281,8 @@ class Node:
         return Vitals(
             cloned=self._cloned,
             membership=self._control.machine_counters,
-            data_plane={**self._plane.counters, **self._plane.machine_counters},
-            stuck_s=self._plane.stuck_s(),
+            data_plane={**self._compute.counters, "restarts": self._compute.restarts},
+            stuck_s=self._compute.stuck_s(),
             refused_at_door=at_door,
             refused_members=members,
             looks_around=self._lookout is not None,
@@ -295,9 +296,8 @@ class Node:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
-            speed = self._worker.speedometer.speed(time.monotonic())
-            if speed is not None:
-                self._control.set_speed(speed)
+            if self._compute.speed is not None:
+                self._control.set_speed(self._compute.speed)
             self._control_sockets.refused()
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")

@@ -16,7 +16,8 @@ from runtime.errors import PlanError, StageError
 from runtime.integrity import FileMark, mark_files, open_model, read_plan
 from runtime.memory import free_bytes
 from runtime.plan import ModelPlan, StageSpec, Yields
-from runtime.stage import SessionSettings, Stage, check_outputs
+from runtime.settings import SessionSettings
+from runtime.stage import Stage, check_outputs
 
 # Packed weights are a private copy of everything; as much again shall stay free for the rest of the board.
 _PREPACK_ROOM = 3

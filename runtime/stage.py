@@ -6,7 +6,6 @@ of the library into a StageError. It never decides what runs when.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 # onnxruntime reports home from a plain import unless told otherwise: before the import, not after it.
@@ -18,6 +17,7 @@ import onnxruntime
 from runtime.arrays import Array
 from runtime.errors import StageError, one_line
 from runtime.plan import DType, StageSpec, TensorSpec
+from runtime.settings import SessionSettings
 
 _SILENT = 4  # onnxruntime's FATAL: its messages reach people through StageError, never through stderr
 _ELEMENT = {
@@ -26,24 +26,6 @@ _ELEMENT = {
     DType.I64: "tensor(int64)",
     DType.F32: "tensor(float)",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """How graphs are executed.
-
-    threads: intra-op threads of each large graph. onnxruntime's Python API can share one pool between sessions, but
-        that pool always spins (measured: 20 ms instead of 1.7 ms of CPU per run of twelve graphs), so pools are per
-        session: a model of L blocks holds (2L + 2) * (threads - 1) idle threads. Mind a service's TasksMax.
-    spinning: busy waiting between operators: some latency less, a busy core more. Off unless a board was measured.
-    prepack: True copies weights into the layout the kernels like best (faster by a fifth, private memory), False leaves
-        them memory-mapped and shared through the page cache. None lets `Model.load` choose by free memory, and leaves
-        a `Stage` of its own memory-mapped.
-    """
-
-    threads: int = 1
-    spinning: bool = False
-    prepack: bool | None = None
 
 
 class Stage:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runtime.model import Model
-from runtime.stage import SessionSettings
+from runtime.settings import SessionSettings
 from tools.export.calibration import Calibration
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model

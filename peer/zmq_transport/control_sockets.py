@@ -9,7 +9,7 @@ from peer.errors import Closed, TransportError
 from peer.zmq_transport.context import DOOR, MEMBERS, ZmqContext
 from peer.zmq_transport.inbox import Inbox
 from peer.zmq_transport.keys import KeyPair, door_keys
-from peer.zmq_transport.lane import PINGS
+from peer.zmq_transport.lane import PINGS, WORDS
 from peer.zmq_transport.received import Received
 
 # A closed door's port is free again once ZeroMQ's own thread has seen to it, which takes milliseconds.
@@ -32,7 +32,7 @@ class ControlSockets:
 
     def _bind(self, port: int, keys: KeyPair | None, domain: str) -> Inbox:
         pull = self._context.sync.socket(zmq.PULL)
-        self._context.bind(pull, self._host, port, keys=keys, domain=domain)
+        self._context.bind(pull, self._host, port, keys=keys, domain=domain, lane=WORDS)
         return Inbox(pull)
 
     def _open_door(self, token: bytes | None) -> Inbox:

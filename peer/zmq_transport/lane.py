@@ -21,6 +21,8 @@ class Lane:
 
 
 TENSORS = Lane(high_water=_HIGH_WATER, patience_s=TICK_S)
+# What comes through the door, or from members about members: one frame, which a message of theirs never fills.
+WORDS = Lane(high_water=_HIGH_WATER, max_frame_bytes=64 * 1024)
 # A short queue: pings that wait for a board to come back are worth nothing.
 PINGS = Lane(high_water=8)
 BULK = Lane(high_water=16, max_frame_bytes=1 << 20, io_thread=1, patience_s=0.0)

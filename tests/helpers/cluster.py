@@ -6,6 +6,7 @@ with lan(4) as boards, cluster(boards, models) as daemons:
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,10 @@ class Daemons:
                 )
 
     def signal(self, index: int, number: int) -> None:
-        os.kill(self.processes[index].pid, number)
+        if number == signal.SIGUSR1:
+            os.kill(self.processes[index].pid, number)  # the daemon's own loop hangs, as a bug of it would make it
+        else:
+            os.killpg(self.processes[index].pid, number)  # what happens to a board happens to its compute as well
 
     def end(self, index: int, number: int) -> int:
         """Send a signal and wait for the end; the exit code."""

@@ -78,9 +78,18 @@ class Namespace:
     def popen(
         self, arguments: Iterable[object], *, env: dict[str, str] | None = None, stderr: int | None = None
     ) -> "subprocess.Popen[str]":
-        """Start a process inside; its pid is its own, so that signals reach it. Standard output is a pipe of text."""
+        """Start a process inside; its pid is its own, and its group's, so that signals reach it and its children.
+
+        Standard output is a pipe of text.
+        """
         return subprocess.Popen(
-            self.command(arguments), stdin=subprocess.DEVNULL, stdout=-1, stderr=stderr, text=True, env=env
+            self.command(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=-1,
+            stderr=stderr,
+            text=True,
+            env=env,
+            start_new_session=True,
         )
 
     def run(

@@ -17,8 +17,8 @@ from peer.control_client import ControlClient
 from peer.local_ring import LocalRing
 from peer.reports import InferQuery, InferReport
 from runtime.model import Model
+from runtime.settings import SessionSettings
 from runtime.shard import Shard
-from runtime.stage import SessionSettings
 from tests.process.conftest import CODECS, SHAPE, SHIPPED
 from tools.export.random_vit import random_tensors
 from tools.export.reference import Reference

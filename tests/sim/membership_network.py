@@ -131,7 +131,7 @@ class Lan:
         self.boards = [Board(i) for i in range(boards)]
         self.on_status: Callable[[int, int, Status], None] | None = None
         self.multicast = True
-        self.messages = self.longest_backlog = 0  # counted where messages take a board's time
+        self.messages = 0  # counted where messages take a board's time
         self._check_every, self._steps = check_every, 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
@@ -353,7 +353,6 @@ class Lan:
             board.backlog.insert(AT_ONCE, event)
         else:
             board.backlog.append(event)
-            self.longest_backlog = max(self.longest_backlog, len(board.backlog))
 
     def _work(self, board: Board, messages: int) -> None:
         """A board that takes its time for what it reads and sends, and then goes on with what came meanwhile."""

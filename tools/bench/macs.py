@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, helper, shape_inference
 
 # Operations that multiply nothing by matrices; anything else must be counted here before it may appear in a graph.
-_MATRIX_OPS = frozenset({"MatMul"})
+_MATRIX_OPS = frozenset({"MatMul", "MatMulInteger"})
 
 
 def count_macs(path: Path, sizes: dict[str, int]) -> int:

@@ -3,11 +3,11 @@
     python -m tools.bench.standing_by [--boards 4] [--seconds 30] [--starts 5] [--model M] [--json]
 
 Starts real daemons on loopback and reads /proc: CPU time (user and system, all threads) and voluntary context switches
-over the idle spell, resident and private memory at its end, once as started and once after a request that used every
-board. Then single daemons, from the start of the process to a control socket that answers ready, and `peerctl --help`.
-Memory is held against the model's files plus 120 MB;
-resident memory counts a page of the weights once for every graph that maps it, private memory what this daemon alone
-holds.
+over the idle spell, proportional and private memory at its end, once as started and once after a request that used
+every board; of a daemon and its compute process together. Then single daemons, from the start of the process to a
+control socket that answers ready, and `peerctl --help`. Memory is held against the model's files plus 120 MB;
+proportional memory shares a page among all that map it (the boards of this ring as well), private memory is what this
+board alone holds.
 """
 
 import argparse
@@ -72,25 +72,26 @@ class Result:
 
 
 def usage(pid: int) -> Usage:
-    """Read what the kernel accounts to a process."""
-    place = Path(f"/proc/{pid}")
-    fields = (place / "stat").read_text().rpartition(")")[2].split()  # from the third field, the state, on
-    switches = 0
-    tasks = list((place / "task").iterdir())
-    for task in tasks:
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                switches += int(line.split()[1])
-    rollup = {
-        line.split(":")[0]: int(line.split()[1]) for line in (place / "smaps_rollup").read_text().splitlines()[1:]
-    }
+    """Read what the kernel accounts to a daemon and its compute process, added up."""
+    family = [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    cpu_s = rss_mb = private_mb = 0.0
+    switches = threads = 0
+    for place in (Path(f"/proc/{member}") for member in family):
+        fields = (place / "stat").read_text().rpartition(")")[2].split()  # from the third field, the state, on
+        cpu_s += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        tasks = list((place / "task").iterdir())
+        threads += len(tasks)
+        for task in tasks:
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    switches += int(line.split()[1])
+        rollup = {
+            line.split(":")[0]: int(line.split()[1]) for line in (place / "smaps_rollup").read_text().splitlines()[1:]
+        }
+        rss_mb += rollup["Pss"] * 1024 / 1e6  # what both map is counted once
+        private_mb += (rollup["Private_Clean"] + rollup["Private_Dirty"]) * 1024 / 1e6
     return Usage(
-        at_s=time.monotonic(),
-        cpu_s=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
-        switches=switches,
-        threads=len(tasks),
-        rss_mb=rollup["Rss"] * 1024 / 1e6,
-        private_mb=(rollup["Private_Clean"] + rollup["Private_Dirty"]) * 1024 / 1e6,
+        at_s=time.monotonic(), cpu_s=cpu_s, switches=switches, threads=threads, rss_mb=rss_mb, private_mb=private_mb
     )
 
 
@@ -181,7 +182,7 @@ def show(result: Result) -> None:
     print(f"model {result.model}, files {result.files_mb:.1f} MB, {len(result.idle)} boards on one machine")
     for title, boards in (("as started", result.idle), ("after a request over all boards", result.after_a_request)):
         print(f"\n{title}:")
-        print(f"{'board':10}{'CPU %':>8}{'switches/s':>12}{'threads':>9}{'RSS MB':>9}{'private MB':>12}")
+        print(f"{'board':10}{'CPU %':>8}{'switches/s':>12}{'threads':>9}{'PSS MB':>9}{'private MB':>12}")
         for board in boards:
             print(
                 f"{board.name:10}{board.cpu_percent:8.2f}{board.switches_per_s:12.1f}{board.threads:9}"
@@ -191,7 +192,7 @@ def show(result: Result) -> None:
     ready_s, help_s = statistics.median(result.ready_s), statistics.median(result.help_s)
     rows = (
         ("CPU of a core, worst board", max(board.cpu_percent for board in every), CPU_TARGET_PERCENT, "%"),
-        ("RSS, worst board", max(board.rss_mb for board in every), memory_mb, "MB"),
+        ("proportional memory, worst board", max(board.rss_mb for board in every), memory_mb, "MB"),
         ("private memory, worst board", max(board.private_mb for board in every), memory_mb, "MB"),
         (f"start to READY, median of {len(result.ready_s)}", ready_s, START_TARGET_S, "s"),
         (f"peerctl --help, median of {len(result.help_s)}", help_s, HELP_TARGET_S, "s"),

@@ -21,8 +21,9 @@ import numpy as np
 
 from runtime.model import Model
 from runtime.plan import DType, StageSpec, TensorSpec
+from runtime.settings import SessionSettings
 from runtime.shard import Shard
-from runtime.stage import SessionSettings, Stage
+from runtime.stage import Stage
 from tools.bench.macs import count_macs
 from tools.export.calibration import Calibration
 from tools.export.random_vit import VIT_BASE_16, fade_keys_and_values, random_tensors

@@ -1,26 +1,35 @@
 """All codecs of a model folder: which names exist, what each is fitted on, and the graphs each leaves behind.
 
-Names: f32 f16 int8 int4 f32-input (no graphs); vqGxK and tcBITS (of K|V); vqGxK-normed (after LN1, decoded by tables);
-astra-gG (of the block input, decoded by the block's own projection: the paper's way).
+Names: f32 f16 int8 int4 f32-input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same after a
+rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), with -input of the
+block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint
+brings further ones under names of its own (`tools.export.tuned`).
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tools.export import codebook, transform
-from tools.export.calibration import Calibration, Samples, sample
+from tools.export.calibration import Calibration, sample
+from tools.export.codebook import Codebook
+from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import PLAIN, CodecEntry, Source, plain_codec
 from tools.export.graph import Graph
-from tools.export.reference import Reference
 from tools.export.tensor_file import TensorFile
-from tools.export.weights import F32, VitWeights
+from tools.export.transform import Transform
+from tools.export.weights import F32, Affine, VitWeights
 
 ASTRA_CODES = 1024
+MOST_CODES = 65_536
+_SUFFIXES = {None: Source.KV, "-normed": Source.NORMED, "-input": Source.INPUT}
+_CHECKED_VECTORS = 4000
+
+Fit = Codebook | Transform  # one block of a learned codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,124 +40,144 @@ class Rule:
     source: Source
     groups: int = 0  # 0: a transform
     codes: int = 0
+    stages: int = 1
+    rotated: bool = False
     bits: int = 0
+
+    def fit(self, values: F32, *, vectors_per_code: int, seed: int) -> Fit:
+        """Fit one block on values [n, W]; a codebook shrinks when vectors are few."""
+        if not self.groups:
+            return transform.fit_transform(values, self.bits)
+        codes = min(self.codes, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
+        return fit_codebook(
+            values, groups=self.groups, codes=codes, seed=seed, stages=self.stages, rotated=self.rotated
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
-    """Where a codec's graphs go and what they may refer to."""
+class Tuned:
+    """A codec that was trained together with the network; nothing is left to be fitted."""
 
-    folder: Path
-    store: TensorFile  # the codec's own external data
-    vectors_per_code: int
-    weights: VitWeights
+    name: str
+    source: Source
+    blocks: tuple[Fit, ...]
+    data: str  # name of its external data, which rates of one residual codebook share
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shelf:
+    """What has been written of one codec so far."""
+
+    name: str
+    source: Source
+    store: TensorFile
+    fits: list[Fit] = field(default_factory=list)
+    encode: list[str] = field(default_factory=list)
+    decode: list[str] = field(default_factory=list)
+    error: float = 0.0
+
+    def add(self, folder: Path, fit: Fit, values: F32, kv: Affine) -> None:
+        """Write the graphs of the next block and measure its error on values [n, W]."""
+        number = len(self.fits)
+        names = (f"{self.name}.encode.{number}", f"{self.name}.decode.{number}")
+        for graph in _graphs(fit, names, self.store, kv if self.source is Source.NORMED else None):
+            graph.write(folder)
+        self.fits.append(fit)
+        self.encode.append(f"{names[0]}.onnx")
+        self.decode.append(f"{names[1]}.onnx")
+        part = values[:_CHECKED_VECTORS]
+        wrong = np.square(fit.rebuild(fit.nearest(part)) - part).mean()
+        self.error = max(self.error, float(np.sqrt(wrong / np.square(part - part.mean(axis=0)).mean())))
+
+    def entry(self) -> CodecEntry:
+        """The manifest's entry, once all blocks are there."""
+        first = self.fits[0]
+        books = isinstance(first, Codebook)
+        return CodecEntry(
+            name=self.name,
+            kind="codebook" if books else "transform",
+            source=self.source,
+            yields="input" if self.source is Source.INPUT else "kv",
+            width=first.width,
+            groups=first.indices if isinstance(first, Codebook) else None,
+            codes=int(first.codes.shape[2]) if isinstance(first, Codebook) else None,
+            bits=None if books else tuple(fit.bits for fit in self.fits if isinstance(fit, Transform)),
+            encode=tuple(self.encode),
+            decode=tuple(self.decode),
+            error_kind="relative-rms",
+            error=round(self.error, 6),
+        )
 
 
 def parse_name(name: str) -> Rule:
     """Raises ValueError for a name that is no learned codec."""
-    if found := re.fullmatch(r"vq(\d+)x(\d+)(-normed)?", name):
-        source = Source.NORMED if found[3] else Source.KV
-        return Rule(name=name, source=source, groups=int(found[1]), codes=int(found[2]))
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rule(name=name, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if found := re.fullmatch(r"tc(\d+)", name):
-        return Rule(name=name, source=Source.KV, bits=int(found[1]))
-    raise ValueError(f"{name} is no codec: f32 f16 int8 int4 f32-input vqGxK vqGxK-normed astra-gG tcBITS")
+    found = re.fullmatch(r"(tc|vq|oq|rq)(\d+)(?:x(\d+))?(?:x(\d+))?(-normed|-input)?", name)
+    kind, numbers = (found[1], [int(found[i]) for i in (2, 3, 4) if found[i]]) if found else ("", [])
+    source = _SUFFIXES[found[5]] if found else Source.KV
+    if all(number > 0 for number in numbers):
+        match kind, numbers:
+            case "tc", [bits]:
+                return Rule(name=name, source=source, bits=bits)
+            case (("vq" | "oq"), [groups, codes]) if 2 <= codes <= MOST_CODES:
+                return Rule(name=name, source=source, groups=groups, codes=codes, rotated=kind == "oq")
+            case "rq", [groups, codes, stages] if 2 <= codes <= MOST_CODES:
+                return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
+    raise ValueError(
+        f"{name} is no codec: f32 f16 int8 int4 f32-input tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
+    )
 
 
 def write_codecs(
     folder: Path,
     *,
     names: Sequence[str],
+    tuned: Sequence[Tuned] = (),
     weights: VitWeights,
-    reference: Reference,
+    stages: Sequence[Graph],
     calibration: Calibration | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[CodecEntry]:
-    """Fit and write the named codecs; entries in the order of `names`."""
+    """Fit and write the named codecs, then the tuned ones; entries in that order.
+
+    Raises ValueError for an unknown name, for a name that stands twice, and when calibration is needed and missing.
+    """
     rules = [parse_name(name) for name in names if name not in PLAIN]
-    learned: dict[str, CodecEntry] = {}
-    if rules:
+    ready = {codec.name: codec for codec in tuned}
+    if len({*names, *ready}) != len(names) + len(tuned):
+        raise ValueError("two codecs have the same name")
+    learned: dict[str, _Shelf] = {}
+    if rules or tuned:
         if calibration is None:
-            raise ValueError(f"codec {rules[0].name} is fitted on images: calibration is missing")
-        samples = sample(reference, calibration)
-        for rule in rules:
-            store = TensorFile(folder / f"{rule.name}.bin")
-            per_code = calibration.vectors_per_code
-            shelf = Shelf(folder=folder, store=store, weights=weights, vectors_per_code=per_code)
-            learn = _learn_codebook if rule.groups else _learn_transform
-            learned[rule.name] = learn(rule, samples, shelf)
-            store.close()
-    return [learned[name] if name in learned else plain_codec(name, weights.shape.width) for name in names]
+            raise ValueError(f"codec {[*rules, *tuned][0].name} is fitted on images: calibration is missing")
+        with contextlib.ExitStack() as files:
+            places = dict.fromkeys([f"{rule.name}.bin" for rule in rules] + [codec.data for codec in tuned])
+            stores = {name: files.enter_context(contextlib.closing(TensorFile(folder / name))) for name in places}
+            learned = {r.name: _Shelf(name=r.name, source=r.source, store=stores[f"{r.name}.bin"]) for r in rules}
+            learned |= {t.name: _Shelf(name=t.name, source=t.source, store=stores[t.data]) for t in tuned}
+            for number, samples in enumerate(sample(folder, stages, calibration)):
+                kv = weights.blocks[number].kv
+                for rule in rules:
+                    values = samples.of(rule.source)
+                    fit = rule.fit(values, vectors_per_code=calibration.vectors_per_code, seed=number)
+                    learned[rule.name].add(folder, fit, values, kv)
+                for codec in tuned:
+                    learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), kv)
+                say(f"block {number + 1} of {weights.shape.blocks}: {len(learned)} codecs fitted")
+    ordered = [*names, *ready]
+    return [learned[n].entry() if n in learned else plain_codec(n, weights.shape.width) for n in ordered]
 
 
-def _learn_codebook(rule: Rule, samples: Sequence[Samples], shelf: Shelf) -> CodecEntry:
-    values = [block.of(rule.source) for block in samples]
-    codes = min(rule.codes, 1 << max(1, (len(values[0]) // shelf.vectors_per_code).bit_length() - 1))
-    books = [codebook.fit_codebook(block, groups=rule.groups, codes=codes, seed=i) for i, block in enumerate(values)]
-
-    def graphs(number: int) -> Iterator[Graph]:
-        yield codebook.encode_graph(f"{rule.name}.encode.{number}", books[number], shelf.store)
-        decode = f"{rule.name}.decode.{number}"
-        if rule.source is Source.NORMED:
-            yield codebook.table_decode_graph(decode, books[number], shelf.weights.blocks[number].kv, shelf.store)
-        else:
-            yield codebook.decode_graph(decode, books[number], shelf.store)
-
-    encode, decode = _write(shelf.folder, graphs, len(books))
-    return CodecEntry(
-        name=rule.name,
-        kind="codebook",
-        source=rule.source,
-        yields="input" if rule.source is Source.INPUT else "kv",
-        width=values[0].shape[1],
-        groups=rule.groups,
-        codes=codes,
-        encode=encode,
-        decode=decode,
-        error_kind="relative-rms",
-        error=_worst(values, [lambda v, b=book: b.rebuild(b.nearest(v)) for book in books]),
-    )
-
-
-def _learn_transform(rule: Rule, samples: Sequence[Samples], shelf: Shelf) -> CodecEntry:
-    values = [block.of(rule.source) for block in samples]
-    fits = [transform.fit_transform(block, rule.bits) for block in values]
-
-    def graphs(number: int) -> Iterator[Graph]:
-        yield transform.encode_graph(f"{rule.name}.encode.{number}", fits[number], shelf.store)
-        yield transform.decode_graph(f"{rule.name}.decode.{number}", fits[number], shelf.store)
-
-    encode, decode = _write(shelf.folder, graphs, len(fits))
-    return CodecEntry(
-        name=rule.name,
-        kind="transform",
-        source=rule.source,
-        yields="kv",
-        width=values[0].shape[1],
-        bits=tuple(fit.bits for fit in fits),
-        encode=encode,
-        decode=decode,
-        error_kind="relative-rms",
-        error=_worst(values, [lambda v, f=fit: f.rebuild(f.nearest(v)) for fit in fits]),
-    )
-
-
-def _write(
-    folder: Path, graphs: Callable[[int], Iterator[Graph]], blocks: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Write each block's encode and decode graph; returns the file names."""
-    pairs = [tuple(graphs(number)) for number in range(blocks)]
-    for pair in pairs:
-        for graph in pair:
-            graph.write(folder)
-    return tuple(encode.file for encode, _ in pairs), tuple(decode.file for _, decode in pairs)
-
-
-def _worst(values: Sequence[F32], rebuild: Sequence[Callable[[F32], npt.NDArray[np.float32]]]) -> float:
-    """RMS error relative to the RMS deviation from the mean vector, first 4000 vectors, of the worst block."""
-    ratios = []
-    for block, restore in zip(values, rebuild, strict=True):
-        part = block[:4000]
-        wrong = np.square(restore(part) - part).mean()
-        ratios.append(float(np.sqrt(wrong / np.square(part - part.mean(axis=0)).mean())))
-    return round(max(ratios), 6)
+def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None) -> tuple[Graph, Graph]:
+    """Encoder and decoder of one block; `kv` where codes after LN1 are decoded to keys and values."""
+    match fit:
+        case Codebook():
+            encode = codebook.encode_graph(names[0], fit, store)
+            if kv is None:
+                return encode, codebook.decode_graph(names[1], fit, store)
+            return encode, codebook.table_decode_graph(names[1], fit, kv, store)
+        case Transform():
+            encode = transform.encode_graph(names[0], fit, store)
+            # A transform's synthesis is a product already: the projection after LN1 goes into it, at no cost.
+            return encode, transform.decode_graph(names[1], fit if kv is None else fit.projected(kv), store)

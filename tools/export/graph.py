@@ -11,11 +11,12 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from tools.export.tensor_file import TensorFile
-from tools.export.weights import Affine
+from tools.export.weights import Activation, Affine, Storage
 
 OPSET = 20
 IR_VERSION = 10
 TOOLS = "tokenring tools.export"
+_WEIGHT_STEPS = 63
 
 Dim = int | str
 _ELEMENTS = {
@@ -62,8 +63,10 @@ class Graph:
 class GraphBuilder:
     """Collects the nodes of one graph."""
 
-    def __init__(self, weights: TensorFile) -> None:
+    def __init__(self, weights: TensorFile, storage: Storage = Storage.F32) -> None:
+        """`storage` is that of `linear`'s matrices."""
         self._weights = weights
+        self._storage = storage
         self._nodes: list[NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
 
@@ -97,15 +100,47 @@ class GraphBuilder:
         self._initializers[name] = self._weights.tensor(name, array)
         return name
 
-    def linear(self, value: str, affine: Affine, name: str, *, output: str | None = None) -> str:
-        """value @ weight + bias."""
-        product = self.op("MatMul", value, self.weight(f"{name}.weight", affine.weight))
+    def linear(self, value: str, affine: Affine, name: str, *, output: str | None = None, exact: bool = False) -> str:
+        """value @ weight + bias; `exact` keeps the matrix in f32 whatever the storage."""
+        if exact or self._storage is Storage.F32:
+            product = self.op("MatMul", value, self.weight(f"{name}.weight", affine.weight))
+        else:
+            product = self._int8_product(value, affine, name)
         return self.op("Add", product, self.weight(f"{name}.bias", affine.bias), output=output)
+
+    def _int8_product(self, value: str, affine: Affine, name: str) -> str:
+        """value @ weight in integers, with one scale per token and one per output.
+
+        Per token and not per tensor (as DynamicQuantizeLinear does): a token's result must not depend on which other
+        tokens happen to lie on the same board. Weights have 7 bits: on x86 without VNNI pairs of products are summed in
+        16 bits, which saturate with 8.
+        """
+        steps = np.maximum(np.abs(affine.weight).max(axis=0), 1e-12) / np.float32(_WEIGHT_STEPS)
+        integers = np.rint(affine.weight / steps).astype(np.int8)
+        largest = self.op("ReduceMax", self.op("Abs", value), self.ints(-1), keepdims=1)
+        scale = self.op("Mul", self.op("Max", largest, self.scalar(1e-12)), self.scalar(1 / 127))
+        shifted = self.op("Add", self.op("Div", value, scale), self.scalar(128.0))
+        bytes_ = self.op("Cast", self.op("Round", shifted), to=TensorProto.UINT8)
+        sums = self.op("MatMulInteger", bytes_, self.weight(f"{name}.integers", integers), self.scalar(128, "uint8"))
+        product = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), scale)
+        return self.op("Mul", product, self.weight(f"{name}.steps", steps.astype(np.float32)))
 
     def layer_norm(self, value: str, affine: Affine, name: str, *, eps: float, output: str | None = None) -> str:
         """LayerNorm over the last axis."""
         gain, offset = self.weight(f"{name}.weight", affine.weight), self.weight(f"{name}.bias", affine.bias)
         return self.op("LayerNormalization", value, gain, offset, output=output, axis=-1, epsilon=eps)
+
+    def activate(self, value: str, kind: Activation) -> str:
+        """The MLP's non-linearity."""
+        match kind:
+            case Activation.GELU:
+                return self.op("Gelu", value, approximate="none")
+            case Activation.GELU_TANH:
+                return self.op("Gelu", value, approximate="tanh")
+            case Activation.QUICK_GELU:
+                return self.op("Mul", value, self.op("Sigmoid", self.op("Mul", value, self.scalar(1.702))))
+            case Activation.RELU:
+                return self.op("Relu", value)
 
     def finish(self, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> Graph:
         """Close the graph."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tools.export.weights import F32, VitShape
+from tools.export.weights import F32, Activation, VitShape
 
 U8 = npt.NDArray[np.uint8]
 
@@ -78,7 +78,9 @@ class Reference:
         shares /= shares.sum(axis=-1, keepdims=True)
         mixed = (shares @ heads(v)).transpose(0, 2, 1, 3).reshape(n, tokens, width)
         y = x + self._linear(f"{layer}.attention.output.dense", mixed)
-        inner = gelu(self._linear(f"{layer}.intermediate.dense", self._norm(f"{layer}.layernorm_after", y)))
+        inner = activate(
+            shape.activation, self._linear(f"{layer}.intermediate.dense", self._norm(f"{layer}.layernorm_after", y))
+        )
         y = y + self._linear(f"{layer}.output.dense", inner)
         return BlockTrace(x=x, h=h, q=q, kv=np.concatenate([k, v], axis=-1)), y
 
@@ -91,6 +93,20 @@ class Reference:
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         scaled: F32 = centred / np.sqrt(variance + np.float32(self.shape.eps))
         return scaled * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+
+
+def activate(kind: Activation, value: F32) -> F32:
+    """The MLP's non-linearity."""
+    match kind:
+        case Activation.GELU:
+            return gelu(value)
+        case Activation.GELU_TANH:
+            inner = np.float32((2 / np.pi) ** 0.5) * (value + np.float32(0.044715) * value**3)
+            return (np.float32(0.5) * value * (1 + np.tanh(inner))).astype(np.float32)
+        case Activation.QUICK_GELU:
+            return (value / (1 + np.exp(np.float32(-1.702) * value))).astype(np.float32)
+        case Activation.RELU:
+            return np.maximum(value, np.float32(0))
 
 
 def gelu(value: F32) -> F32:

@@ -22,8 +22,8 @@ def stage_graphs(weights: VitWeights, store: TensorFile) -> list[Graph]:
 
 
 def _embed(weights: VitWeights, store: TensorFile) -> Graph:
-    shape, build = weights.shape, GraphBuilder(store)
-    content = build.linear(build.op("Cast", "rows", to=1), weights.patch, "patch")  # f32 [B, T, D]
+    shape, build = weights.shape, GraphBuilder(store, weights.storage)
+    content = build.linear(build.op("Cast", "rows", to=1), weights.patch, "patch", exact=True)  # f32 [B, T, D]
     stop = build.op("Add", "start", build.op("Shape", "rows", start=1, end=2))
     content = build.op(
         "Add", content, build.op("Slice", build.weight("pos", weights.pos), "start", stop, build.ints(0))
@@ -50,7 +50,7 @@ def _entry_ports(width: int, x: str, h: str, kv: str) -> list[Port]:
 
 
 def _query(weights: VitWeights, store: TensorFile, number: int) -> Graph:
-    width, build = weights.shape.width, GraphBuilder(store)
+    width, build = weights.shape.width, GraphBuilder(store, weights.storage)
     source = "h"
     last = number + 1 == weights.shape.blocks
     if last:  # nothing reads the content tokens after the last block
@@ -65,7 +65,7 @@ def _query_port(width: int, *, last: bool) -> Port:
 
 
 def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
-    shape, build, block = weights.shape, GraphBuilder(store), weights.blocks[number]
+    shape, build, block = weights.shape, GraphBuilder(store, weights.storage), weights.blocks[number]
     last = number + 1 == shape.blocks
     mixed = _attention(build, shape.heads, shape.width)
     x = build.op("Slice", "x", build.ints(0), build.ints(1), build.ints(1)) if last else "x"
@@ -100,13 +100,13 @@ def _attention(build: GraphBuilder, heads: int, width: int) -> str:
 def _mlp(build: GraphBuilder, weights: VitWeights, number: int, x: str, *, output: str | None) -> str:
     block = weights.blocks[number]
     h = build.layer_norm(x, block.norm2, f"{number}.norm2", eps=weights.shape.eps)
-    inner = build.op("Gelu", build.linear(h, block.up, f"{number}.up"), approximate="none")
+    inner = build.activate(build.linear(h, block.up, f"{number}.up"), weights.shape.activation)
     return build.op("Add", x, build.linear(inner, block.down, f"{number}.down"), output=output)
 
 
 def _project(weights: VitWeights, store: TensorFile, number: int) -> Graph:
     """K|V of remote block inputs: ASTRA's own way (sec. on mixed-precision attention), and Voltage's exact exchange."""
-    width, build, block = weights.shape.width, GraphBuilder(store), weights.blocks[number]
+    width, build, block = weights.shape.width, GraphBuilder(store, weights.storage), weights.blocks[number]
     h = build.layer_norm("source", block.norm1, f"{number}.norm1", eps=weights.shape.eps)
     build.linear(h, block.kv, f"{number}.kv", output="kv")
     source = Port(name="source", dtype="float32", shape=("B", "R", width))
@@ -114,7 +114,7 @@ def _project(weights: VitWeights, store: TensorFile, number: int) -> Graph:
 
 
 def _head(weights: VitWeights, store: TensorFile) -> Graph:
-    build = GraphBuilder(store)
-    build.linear("cls", weights.head, "head", output="logits")
+    build = GraphBuilder(store, weights.storage)
+    build.linear("cls", weights.head, "head", output="logits", exact=True)
     cls = Port(name="cls", dtype="float32", shape=("B", weights.shape.width))
     return build.finish("head", [cls], [Port(name="logits", dtype="float32", shape=("B", weights.shape.classes))])

@@ -1,18 +1,20 @@
 """Transform codecs: rotate K|V by its KLT, spend bits by reverse water-filling, quantise each component on its own.
 
 The encoder is one thin product and a few comparisons per component, an order of magnitude less than a search through
-codebooks of the same rate; the decoder is a look-up and one thin product.
+codebooks of the same rate; the decoder is a look-up and one thin product. The same graphs serve finite scalar
+quantisation with a learned bottleneck (Mentzer et al., arXiv 2309.15505): its squashing function is monotone, so it
+only moves the thresholds.
 """
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tools.export.graph import Graph, GraphBuilder, Port
 from tools.export.tensor_file import TensorFile
-from tools.export.weights import F32
+from tools.export.weights import F32, Affine
 
 MOST_BITS = 8  # of one component
 _BEYOND = np.float32(3e38)  # a threshold that no value exceeds
@@ -25,20 +27,31 @@ class Transform:
 
     mean: F32  # [W]
     analysis: F32  # [W, N] components of a centred vector
-    synthesis: F32  # [N, W] back again
+    synthesis: F32  # [N, W] back again; the transpose of `analysis` for a KLT
     bits: tuple[int, ...]  # N, each at least 1
     levels: tuple[F32, ...]  # per component [2**bits], rising
+    thresholds: tuple[F32, ...]  # per component [2**bits - 1], rising
+    offset: F32  # [W], added after the synthesis; the mean for a KLT
+
+    @property
+    def width(self) -> int:
+        """W, the width of the vectors."""
+        return len(self.mean)
+
+    def projected(self, onto: Affine) -> "Transform":
+        """The same codes, rebuilt as x̂ @ weight + bias: for codes after LN1, decoded to keys and values."""
+        return replace(self, synthesis=self.synthesis @ onto.weight, offset=self.offset @ onto.weight + onto.bias)
 
     def nearest(self, values: F32) -> npt.NDArray[np.int32]:
         """values [n, W] -> indices [n, N]."""
         components = (values - self.mean) @ self.analysis
-        columns = [np.searchsorted(middles(own), components[:, i]) for i, own in enumerate(self.levels)]
+        columns = [np.searchsorted(own, components[:, i]) for i, own in enumerate(self.thresholds)]
         return np.stack(columns, axis=1).astype(np.int32)
 
     def rebuild(self, indices: npt.NDArray[np.int32]) -> F32:
         """indices [n, N] -> values [n, W]."""
         components = np.stack([own[indices[:, i]] for i, own in enumerate(self.levels)], axis=1)
-        result: F32 = components @ self.synthesis + self.mean
+        result: F32 = components @ self.synthesis + self.offset
         return result
 
 
@@ -60,6 +73,8 @@ def fit_transform(values: F32, bits: int) -> Transform:
         synthesis=np.ascontiguousarray(basis.T),
         bits=tuple(given[index] for index in used),
         levels=tuple(levels[index] for index in used),
+        thresholds=tuple(middles(levels[index]).astype(np.float32) for index in used),
+        offset=mean.astype(np.float32),
     )
 
 
@@ -117,7 +132,7 @@ def encode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
     to the left first, through thresholds beyond every value. Trees lie behind each other in one table.
     """
     depth, count = max(transform.bits), len(transform.bits)
-    trees = np.stack([_tree(levels, depth) for levels in transform.levels])  # [N, 2**depth]
+    trees = np.stack([_tree(own, depth) for own in transform.thresholds])  # [N, 2**depth]
     bases = (np.arange(count) << depth).astype(np.int32)
     build = GraphBuilder(store)
     # Centring is folded into the thresholds: x·a > t + mean·a.
@@ -138,14 +153,13 @@ def encode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
     return build.finish(name, [values], [Port(name="indices", dtype="int32", shape=("B", "T", count))])
 
 
-def _tree(levels: F32, depth: int) -> F32:
-    """Thresholds in heap order; entry 0 is not used."""
+def _tree(thresholds: F32, depth: int) -> F32:
+    """Thresholds [2**bits - 1] in heap order; entry 0 is not used."""
     tree = np.full(1 << depth, _BEYOND, dtype=np.float32)
-    thresholds = middles(levels).astype(np.float32)
-    bits = (len(levels) - 1).bit_length()
+    bits = len(thresholds).bit_length()
     for step in range(bits):
         first = 1 << (depth - bits + step)
-        span = len(levels) >> step
+        span = (len(thresholds) + 1) >> step
         for prefix in range(1 << step):
             tree[first + prefix] = thresholds[prefix * span + span // 2 - 1]
     return tree
@@ -153,14 +167,19 @@ def _tree(levels: F32, depth: int) -> F32:
 
 def decode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
     """indices i32 [B, R, N] -> values f32 [B, R, W]."""
-    depth, count, width = max(transform.bits), len(transform.bits), len(transform.mean)
+    depth, count, width = max(transform.bits), len(transform.bits), len(transform.offset)
     table = np.zeros((count, 1 << depth), dtype=np.float32)
     for row, levels in zip(table, transform.levels, strict=True):
         row[: len(levels)] = levels
     build = GraphBuilder(store)
     place = build.op("Add", "indices", build.weight("bases", (np.arange(count) << depth).astype(np.int32)))
     components = build.op("Gather", build.weight("levels", table.reshape(-1)), place, axis=0)
-    values = build.op("MatMul", components, build.weight("synthesis", transform.synthesis))
-    build.op("Add", values, build.weight("mean", transform.mean), output="values")
+    if np.array_equal(transform.synthesis, transform.analysis.T):
+        # The encoder's own matrix, transposed when the graph is loaded: stored once.
+        synthesis = build.op("Transpose", build.weight("analysis", transform.analysis), perm=[1, 0])
+    else:
+        synthesis = build.weight("synthesis", transform.synthesis)
+    values = build.op("MatMul", components, synthesis)
+    build.op("Add", values, build.weight("offset", transform.offset), output="values")
     indices = Port(name="indices", dtype="int32", shape=("B", "R", count))
     return build.finish(name, [indices], [Port(name="values", dtype="float32", shape=("B", "R", width))])

@@ -3,17 +3,31 @@
 All matrices are stored as [in, out] so that a graph multiplies rows from the right without a transposition.
 """
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
+
+
+class Storage(StrEnum):
+    """How the blocks' matrices are stored and multiplied."""
+
+    F32 = "f32"
+    INT8 = "int8"  # integers of 7 bits per output, times activations of 8 bits per token
+
+
+class Activation(StrEnum):
+    """The MLP's non-linearity; the values are names that config.json uses."""
+
+    GELU = "gelu"  # exact, by the error function
+    GELU_TANH = "gelu_new"
+    QUICK_GELU = "quick_gelu"  # x * sigmoid(1.702 x)
+    RELU = "relu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +42,7 @@ class VitShape:
     mlp: int
     classes: int
     eps: float = 1e-6
+    activation: Activation = Activation.GELU
 
     @property
     def tokens(self) -> int:
@@ -50,9 +65,9 @@ class VitShape:
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.blocks,
             "intermediate_size": self.mlp,
-            "num_labels": self.classes,
+            "id2label": {str(number): f"LABEL_{number}" for number in range(self.classes)},
             "layer_norm_eps": self.eps,
-            "hidden_act": "gelu",
+            "hidden_act": self.activation.value,
             "qkv_bias": True,
         }
 
@@ -89,43 +104,16 @@ class VitWeights:
     blocks: tuple[BlockWeights, ...]
     norm: Affine
     head: Affine  # [D, C], [C]
-
-
-def shape_from_config(config: Mapping[str, Any]) -> VitShape:  # Any: the values of a JSON document
-    """Read an HF config.json; raises ValueError for a network this exporter does not reproduce."""
-    if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True):
-        raise ValueError("only exact GELU and biased query, key, value projections are exported")
-    labels = config.get("num_labels") or len(config["id2label"])
-    return VitShape(
-        image=config["image_size"],
-        patch=config["patch_size"],
-        width=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        blocks=config["num_hidden_layers"],
-        mlp=config["intermediate_size"],
-        classes=labels,
-        eps=config.get("layer_norm_eps", 1e-12),
-    )
-
-
-def read_safetensors(path: Path) -> dict[str, F32]:
-    """All tensors of a float32 safetensors file; raises ValueError for another element type."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack_from("<Q", raw)
-    header = json.loads(raw[8 : 8 + length])
-    tensors: dict[str, F32] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] != "F32":
-            raise ValueError(f"{path.name}: tensor {name} is {entry['dtype']}, expected F32")
-        begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        tensors[name] = np.frombuffer(raw[begin:end], dtype="<f4").reshape(entry["shape"])
-    return tensors
+    storage: Storage = Storage.F32  # of the blocks; patches and head stay f32
 
 
 def arrange(
-    tensors: Mapping[str, F32], shape: VitShape, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+    tensors: Mapping[str, F32],
+    shape: VitShape,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    storage: Storage = Storage.F32,
 ) -> VitWeights:
     """HF-named tensors -> the layout of the graphs; `mean` and `std` (0..1, RGB) go into the patch projection."""
     embeddings = "vit.embeddings"
@@ -145,6 +133,7 @@ def arrange(
         blocks=tuple(_block(tensors, shape, number) for number in range(shape.blocks)),
         norm=_norm(tensors, "vit.layernorm"),
         head=_linear(tensors, "classifier"),
+        storage=storage,
     )
 
 

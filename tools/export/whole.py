@@ -11,8 +11,8 @@ from tools.export.weights import VitWeights
 
 def whole_graph(weights: VitWeights, store: TensorFile) -> Graph:
     """rows u8 [B, tokens, row_bytes] -> logits f32 [B, C]."""
-    g, shape = GraphBuilder(store), weights.shape
-    patches = g.linear(g.op("Cast", "rows", to=1), weights.patch, "patch")
+    g, shape = GraphBuilder(store, weights.storage), weights.shape
+    patches = g.linear(g.op("Cast", "rows", to=1), weights.patch, "patch", exact=True)
     patches = g.op("Add", patches, g.weight("pos", weights.pos))
     # The class row is repeated over the batch by adding it to a zeroed slice of the patches.
     first = g.op("Slice", patches, g.ints(0), g.ints(1), g.ints(1))
@@ -22,14 +22,14 @@ def whole_graph(weights: VitWeights, store: TensorFile) -> Graph:
     for index in range(shape.blocks):
         stream = _encoder_block(g, weights, index, stream, cls_only=index == shape.blocks - 1)
     final = g.layer_norm(stream, weights.norm, "norm", eps=shape.eps)
-    g.linear(g.op("Squeeze", final, g.ints(1)), weights.head, "head", output="logits")
+    g.linear(g.op("Squeeze", final, g.ints(1)), weights.head, "head", output="logits", exact=True)
     rows = Port(name="rows", dtype="uint8", shape=("B", shape.tokens, shape.row_bytes))
     return g.finish("whole", [rows], [Port(name="logits", dtype="float32", shape=("B", shape.classes))])
 
 
 def block_graph(weights: VitWeights, store: TensorFile, index: int) -> Graph:
     """One undivided block over all tokens, x [B, S, D] -> y [B, S, D]: the yardstick of benchmarks."""
-    g, width = GraphBuilder(store), weights.shape.width
+    g, width = GraphBuilder(store, weights.storage), weights.shape.width
     result = _encoder_block(g, weights, index, "x", cls_only=False)
     g.op("Identity", result, output="y")
     ports = [Port(name=name, dtype="float32", shape=("B", "S", width)) for name in ("x", "y")]
@@ -51,7 +51,7 @@ def _encoder_block(g: GraphBuilder, weights: VitWeights, index: int, stream: str
     context = g.op("Reshape", g.op("Transpose", context, perm=[0, 2, 1, 3]), g.ints(0, 0, -1))
     kept = g.op("Add", kept, g.linear(context, block.out, f"{index}.out"))
     hidden = g.linear(g.layer_norm(kept, block.norm2, f"{index}.norm2", eps=shape.eps), block.up, f"{index}.up")
-    return g.op("Add", kept, g.linear(g.op("Gelu", hidden), block.down, f"{index}.down"))
+    return g.op("Add", kept, g.linear(g.activate(hidden, shape.activation), block.down, f"{index}.down"))
 
 
 def _heads(g: GraphBuilder, value: str, heads: int) -> str:

@@ -3,11 +3,21 @@
 The last block is evaluated for the class token alone: nothing after it reads the content tokens.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_PLAIN = {  # linear layers and norms that keep their form: ours, HF's
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "out": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +64,24 @@ class Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, 1+T, D/H]
         if last:
             query, x = query[:, :, :1], x[:, :1]
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = attention(query, key, value)
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of [B, H, Tq, d] over [B, H, T, d]."""
+    if query.is_cuda:
+        return functional.scaled_dot_product_attention(query, key, value)
+    # Spelled out, it trains several times as fast on a CPU as the fused kernel: short sequences, bf16, backward pass.
+    # Without autocast's detour through f32: 8 bits of mantissa are enough for shares in a gradient.
+    with torch.autocast("cpu", enabled=False):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return scores.softmax(-1) @ value
+
+
 class Vit(nn.Module):
-    """Patch rows [B, T, patch*patch*3] float (normalised) -> logits [B, C]."""
+    """Normalised pictures f32 [B, 3, H, W] -> logits [B, C]."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -80,12 +101,31 @@ class Vit(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of a batch of normalised patch rows."""
-        x = torch.cat([self.cls.expand(rows.shape[0], -1, -1), self.patch(rows)], dim=1) + self.pos
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch."""
+        return self.with_tokens(images, ())[0]
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
+        return cast("list[Block]", list(self.blocks))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised pictures -> class and content tokens [B, 1+T, D]."""
+        size = self.config.patch_size
+        batch, channels, height, width = images.shape
+        grid = images.view(batch, channels, height // size, size, width // size, size)
+        rows = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, size * size * channels)
+        return torch.cat([self.cls.expand(batch, -1, -1), self.patch(rows)], dim=1) + self.pos
+
+    def with_tokens(self, images: Tensor, after: Collection[int]) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and the content tokens [B, T, D] that leave the blocks `after` (the last block has none)."""
+        x, kept = self.embed(images), []
         for number, block in enumerate(self.blocks):
             x = block(x, last=number + 1 == len(self.blocks))
-        return self.head(self.norm(x[:, 0]))
+            if number in after:
+                kept.append(x[:, 1:])
+        return self.head(self.norm(x[:, 0])), kept
 
 
 def hf_tensors(state: dict[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
@@ -102,19 +142,33 @@ def hf_tensors(state: dict[str, Tensor], config: VitConfig) -> dict[str, Tensor]
         "classifier.weight": state["head.weight"],
         "classifier.bias": state["head.bias"],
     }
-    plain = {
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "out": "attention.output.dense",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-    }
     for number in range(config.num_hidden_layers):
         ours, theirs = f"blocks.{number}", f"vit.encoder.layer.{number}"
         for kind in ("weight", "bias"):
             for index, part in enumerate(("query", "key", "value")):
                 piece = state[f"{ours}.qkv.{kind}"][index * width : (index + 1) * width]
                 named[f"{theirs}.attention.attention.{part}.{kind}"] = piece
-            for source, target in plain.items():
+            for source, target in _PLAIN.items():
                 named[f"{theirs}.{target}.{kind}"] = state[f"{ours}.{source}.{kind}"]
     return {name: tensor.detach().float().contiguous().clone() for name, tensor in named.items()}
+
+
+def from_hf(tensors: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
+    """The inverse of `hf_tensors`; raises KeyError for a missing tensor."""
+    kernel = tensors["vit.embeddings.patch_embeddings.projection.weight"]
+    state = {
+        "patch.weight": kernel.permute(0, 2, 3, 1).reshape(config.hidden_size, -1),
+        "patch.bias": tensors["vit.embeddings.patch_embeddings.projection.bias"],
+        "cls": tensors["vit.embeddings.cls_token"],
+        "pos": tensors["vit.embeddings.position_embeddings"],
+    }
+    for kind in ("weight", "bias"):
+        state[f"norm.{kind}"] = tensors[f"vit.layernorm.{kind}"]
+        state[f"head.{kind}"] = tensors[f"classifier.{kind}"]
+        for number in range(config.num_hidden_layers):
+            ours, theirs = f"blocks.{number}", f"vit.encoder.layer.{number}"
+            parts = [tensors[f"{theirs}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            state[f"{ours}.qkv.{kind}"] = torch.cat(parts)
+            for own, other in _PLAIN.items():
+                state[f"{ours}.{own}.{kind}"] = tensors[f"{theirs}.{other}.{kind}"]
+    return state

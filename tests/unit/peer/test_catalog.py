@@ -10,11 +10,12 @@ import pytest
 
 from peer.catalog import Catalog
 from peer.errors import CheckFailed, ConfigError, NoSuchModel
+from peer.loaded_models import LoadedModels
 from peer.protocol.types import ModelId
 from peer.worker import Worker
 from runtime.errors import ModelDigestMismatch
 from runtime.model import Model
-from runtime.stage import SessionSettings
+from runtime.settings import SessionSettings
 
 ONE_THREAD = SessionSettings(threads=1)
 
@@ -46,8 +47,8 @@ def models(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_first_by_name_is_the_default_unless_another_is_named(models: Path) -> None:
-    assert Catalog(models, ONE_THREAD, None).plan(Catalog(models, ONE_THREAD, None).default).name == "alpha"
-    catalog = Catalog(models, ONE_THREAD, "beta")
+    assert Catalog(models, None).plan(Catalog(models, None).default).name == "alpha"
+    catalog = Catalog(models, "beta")
     assert catalog.plan(catalog.default).name == "beta"
     assert catalog.named(None) == catalog.default
     assert catalog.plan(catalog.named("alpha")).name == "alpha"
@@ -60,7 +61,7 @@ def test_a_refused_model_does_not_stop_the_others(models: Path, caplog: pytest.L
     (models / "no-model").mkdir()
     (models / "a-file").write_text("")
     with caplog.at_level(logging.WARNING):
-        catalog = Catalog(models, ONE_THREAD, None)
+        catalog = Catalog(models, None)
     assert [catalog.plan(model).name for model in catalog] == ["beta"]
     assert sorted(record.getMessage().split()[1] for record in caplog.records) == ["alpha", "broken"]
     with pytest.raises(NoSuchModel, match="no model alpha on this board; it has beta"):
@@ -70,7 +71,7 @@ def test_a_refused_model_does_not_stop_the_others(models: Path, caplog: pytest.L
 def test_no_usable_model_is_one_line_that_says_why(models: Path) -> None:
     for place in models.iterdir():
         damage(place)
-    catalog = Catalog(models, ONE_THREAD, None)
+    catalog = Catalog(models, None)
     assert re.fullmatch(r"no usable model in .*weights\.bin.*--models", catalog.problem)
     assert catalog.default is None
     with pytest.raises(NoSuchModel, match="this board has no model yet"):
@@ -79,18 +80,18 @@ def test_no_usable_model_is_one_line_that_says_why(models: Path) -> None:
 
 def test_a_board_without_models_is_a_board(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        catalog = Catalog(folder, ONE_THREAD, None, fetched=tmp_path / "nowhere either")
+        catalog = Catalog(folder, None, fetched=tmp_path / "nowhere either")
         assert len(catalog) == 0
         assert catalog.facts() == {}
         assert "no folder with a manifest" in catalog.problem
-    assert Catalog(tmp_path, ONE_THREAD, "gamma").default is None
+    assert Catalog(tmp_path, "gamma").default is None
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be read"):
-        Catalog(tmp_path / "file", ONE_THREAD, None)
+        Catalog(tmp_path / "file", None)
 
 
 def test_a_model_is_added_whole_or_not_at_all(models: Path, tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path / "nowhere", ONE_THREAD, None)
+    catalog = Catalog(tmp_path / "nowhere", None)
     walk = iter(catalog)
     damage(models / "alpha")
     with pytest.raises(ModelDigestMismatch):
@@ -103,7 +104,7 @@ def test_a_model_is_added_whole_or_not_at_all(models: Path, tmp_path: Path) -> N
     assert catalog.place(ModelId("00" * 32)) is None
     assert catalog.problem == ""
     assert catalog.named("beta") == model
-    assert catalog[model].plan.name == "beta"
+    assert catalog[model].name == "beta"
     assert set(catalog.facts()) == {model}
 
 
@@ -112,17 +113,17 @@ def test_fetched_models_are_found_beside_a_folder_that_cannot_be_written(models:
     state = tmp_path / "state"
     state.mkdir()
     (tmp_path / "beta").rename(state / "beta")
-    catalog = Catalog(models, ONE_THREAD, None, fetched=state)
+    catalog = Catalog(models, None, fetched=state)
     assert sorted(catalog.plan(model).name for model in catalog) == ["alpha", "beta"]
-    assert len(Catalog(models, ONE_THREAD, None, fetched=models)) == 1
+    assert len(Catalog(models, None, fetched=models)) == 1
 
 
 def test_a_default_that_is_missing_or_refused_is_one_line(models: Path) -> None:
     with pytest.raises(ConfigError, match="default model gamma cannot be used: it is not there"):
-        Catalog(models, ONE_THREAD, "gamma")
+        Catalog(models, "gamma")
     damage(models / "beta")
     with pytest.raises(ConfigError, match=r"default model beta cannot be used: .*weights\.bin"):
-        Catalog(models, ONE_THREAD, "beta")
+        Catalog(models, "beta")
 
 
 def test_models_are_loaded_when_they_are_first_needed(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,16 +135,19 @@ def test_models_are_loaded_when_they_are_first_needed(models: Path, monkeypatch:
         return load(folder, settings)
 
     monkeypatch.setattr(Model, "load", noted)
-    catalog = Catalog(models, ONE_THREAD, None)
-    Worker(catalog)
-    catalog.facts()
+    catalog = Catalog(models, None)
+    in_memory = LoadedModels({}, ONE_THREAD)
+    in_memory.hold(catalog.folders())
+    assert set(in_memory) == set(catalog)
+    Worker(in_memory)
     assert loaded == []
-    assert catalog[catalog.default] is catalog[catalog.default]
+    assert catalog.default is not None
+    assert in_memory[catalog.default] is in_memory[catalog.default]
     assert loaded == ["alpha"]
 
 
 def test_verify_notices_what_changed_since_the_start(models: Path, tiny_folder: Path) -> None:
-    catalog = Catalog(models, ONE_THREAD, None)
+    catalog = Catalog(models, None)
     alpha, beta = catalog.named("alpha"), catalog.named("beta")
     assert catalog.verify(alpha).model_id == alpha
     damage(models / "alpha")
@@ -156,7 +160,7 @@ def test_verify_notices_what_changed_since_the_start(models: Path, tiny_folder: 
 
 
 def test_facts_are_what_the_protocol_needs(models: Path) -> None:
-    catalog = Catalog(models, ONE_THREAD, None)
+    catalog = Catalog(models, None)
     facts = catalog.facts()[catalog.default]
     plan = catalog.plan(catalog.default)
     assert ModelId(plan.model_id) == facts.model

@@ -121,3 +121,26 @@ async def test_an_error_while_a_key_is_looked_up_refuses_that_board_and_lets_the
         async with asyncio.timeout(1.0):
             assert (await house.receive()).frames == [b"good"]
         assert house.unread() == 0
+
+
+async def test_a_frame_that_no_membership_message_fills_is_refused_before_it_is_read() -> None:
+    port, token = random.randrange(40_000, 50_000), os.urandom(32)
+    with board(port, token) as house, board(port + 10, token) as guest:
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            while True:
+                heard.append((await house.receive_at_door()).frames[0])
+
+        listening = asyncio.create_task(listen())
+        assert guest.knock("127.0.0.1", port, [b"small"])
+        await until(lambda: heard == [b"small"])
+        assert guest.knock("127.0.0.1", port, [bytes(1 << 20)])
+        end = time.monotonic() + LIMIT_S
+        while heard[-1] != b"again":  # the connection was cut, and what waited in it is gone
+            assert time.monotonic() < end, "nothing came any more"
+            guest.knock("127.0.0.1", port, [b"again"])
+            await asyncio.sleep(0.05)
+        assert {len(word) for word in heard} == {5}
+        listening.cancel()
+        await asyncio.wait([listening])

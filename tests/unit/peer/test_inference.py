@@ -13,7 +13,6 @@ from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Event, Submitted
 from peer.protocol.types import PeerId, View
 from peer.reports import InferQuery
-from runtime.stage import SessionSettings
 
 PHOTO = (Path(__file__).parents[3] / "docs/photos/chelsea.png").read_bytes()
 QUERY = InferQuery(inputs=("cat.png",))
@@ -26,7 +25,7 @@ class Board:
         self.events: list[Event] = []
         self._noted = asyncio.Event()
         self.inference = Inference(
-            catalog=Catalog(models, SessionSettings(threads=1), None),
+            catalog=Catalog(models, None),
             submit=self._note,
             view=lambda: View(self_id=PeerId("00" * 8)),
         )

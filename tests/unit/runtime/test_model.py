@@ -13,7 +13,7 @@ from runtime import model as model_module
 from runtime.errors import CodecError, ImageError, ModelDigestMismatch, PlanError, StageError, one_line
 from runtime.memory import free_bytes
 from runtime.model import Model
-from runtime.stage import SessionSettings
+from runtime.settings import SessionSettings
 
 
 @pytest.fixture

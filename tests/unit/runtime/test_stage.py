@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from runtime.errors import StageError
 from runtime.plan import DType, StageSpec, TensorSpec
-from runtime.stage import SessionSettings, Stage, check_outputs
+from runtime.settings import SessionSettings
+from runtime.stage import Stage, check_outputs
 
 SETTINGS = SessionSettings(threads=1)
 

@@ -8,9 +8,11 @@ import pytest
 
 from runtime.integrity import open_model
 from runtime.plan import DType, StageSpec, TensorSpec
-from runtime.stage import SessionSettings, Stage
+from runtime.settings import SessionSettings
+from runtime.stage import Stage
 from tools.export import codebook, transform
 from tools.export.calibration import Calibration
+from tools.export.codebook_fit import balanced_rotation, fit_codebook
 from tools.export.codecs import parse_name
 from tools.export.graph import Graph
 from tools.export.random_vit import TINY, random_tensors
@@ -48,7 +50,7 @@ def load(tmp_path: Path) -> Callable[[Callable[[TensorFile], Graph]], Stage]:
 
 @pytest.mark.parametrize(("groups", "codes"), [(1, 64), (4, 16), (16, 3)])
 def test_codebook_graphs_equal_numpy(load: Callable[..., Stage], groups: int, codes: int) -> None:
-    book = codebook.fit_codebook(VALUES, groups=groups, codes=codes, seed=1)
+    book = fit_codebook(VALUES, groups=groups, codes=codes, seed=1)
     (indices,) = load(lambda store: codebook.encode_graph("e", book, store)).run(BATCH)
     flat = indices.reshape(24, groups)
     np.testing.assert_array_equal(flat, book.nearest(VALUES[:24]))
@@ -57,7 +59,7 @@ def test_codebook_graphs_equal_numpy(load: Callable[..., Stage], groups: int, co
 
 
 def test_tables_equal_projected_codes(load: Callable[..., Stage]) -> None:
-    book = codebook.fit_codebook(VALUES, groups=4, codes=16, seed=1)
+    book = fit_codebook(VALUES, groups=4, codes=16, seed=1)
     kv = Affine(weight=RNG.standard_normal((WIDTH, 10)).astype(np.float32), bias=np.arange(10, dtype=np.float32))
     indices = book.nearest(VALUES[:24])
     (values,) = load(lambda store: codebook.table_decode_graph("d", book, kv, store)).run(indices[None])
@@ -79,6 +81,28 @@ def test_transform_graphs_equal_numpy(load: Callable[..., Stage], bits: int) -> 
     np.testing.assert_allclose(values.reshape(24, WIDTH), fit.rebuild(flat), atol=1e-4)
 
 
+def test_rotation_is_orthonormal_and_shares_the_variance_out() -> None:
+    rotation = balanced_rotation(VALUES, 4)
+    np.testing.assert_allclose(rotation.basis.T @ rotation.basis, np.eye(WIDTH), atol=1e-5)
+    components = np.square((VALUES - rotation.mean) @ rotation.basis).mean(axis=0).reshape(4, -1)
+    in_order = np.sort(components.ravel())[::-1].reshape(4, -1)
+    spreads = [np.ptp(np.log(shares).sum(axis=1)) for shares in (components, in_order)]
+    assert spreads[0] < 0.3 * spreads[1]
+
+
+def test_rotated_and_residual_codebooks_err_less_than_plain_ones() -> None:
+    errors = {
+        name: float(np.square(book.rebuild(book.nearest(VALUES)) - VALUES).mean())
+        for name, book in {
+            "plain": fit_codebook(VALUES, groups=4, codes=16, seed=1),
+            "rotated": fit_codebook(VALUES, groups=4, codes=16, seed=1, rotated=True),
+            "residual": fit_codebook(VALUES, groups=4, codes=16, seed=1, stages=2),
+        }.items()
+    }
+    assert errors["rotated"] < errors["plain"]
+    assert errors["residual"] < errors["plain"]
+
+
 def test_more_bits_less_error() -> None:
     errors = []
     for bits in (4, 16, 32, 64):
@@ -97,7 +121,20 @@ def test_lloyd_finds_the_known_optimum_of_a_normal_variable() -> None:
 
 
 def test_model_folder_lists_every_codec(tmp_path: Path) -> None:
-    names = ("f32", "f16", "int8", "int4", "f32-input", "tc20", "vq4x16", "vq2x16-normed", "astra-g2")
+    names = (
+        "f32",
+        "f16",
+        "int8",
+        "int4",
+        "f32-input",
+        "tc20",
+        "vq4x16",
+        "vq2x16-normed",
+        "astra-g2",
+        "tc9-normed",
+        "oq2x4",
+        "rq2x4x3-input",
+    )
     rows = RNG.integers(0, 256, (20, TINY.tokens, TINY.row_bytes), dtype=np.uint8)
     out = export_model(
         random_tensors(TINY, seed=1),
@@ -114,6 +151,9 @@ def test_model_folder_lists_every_codec(tmp_path: Path) -> None:
     by_name = {codec.name: codec for codec in plan.codecs}
     assert [by_name["tc20"].bits_per_token(block) for block in range(TINY.blocks)] == [20] * TINY.blocks
     assert by_name["vq4x16"].bits_per_token(0) == 16
+    assert by_name["rq2x4x3-input"].bits_per_token(0) == 12
+    assert by_name["rq2x4x3-input"].yields.value == "input"
+    assert by_name["tc9-normed"].yields.value == "kv"
     assert by_name["f32-input"].bits_per_token(0) == 32 * TINY.width
 
 
@@ -129,7 +169,7 @@ def test_learned_codec_needs_calibration(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["tc", "vq8", "vq8x", "astra-8", "F32", ""])
+@pytest.mark.parametrize("name", ["tc", "vq8", "vq8x", "vq8x1", "rq2x8", "tc0", "astra-8", "F32", ""])
 def test_other_names_are_no_codecs(name: str) -> None:
     with pytest.raises(ValueError, match="is no codec"):
         parse_name(name)

@@ -8,7 +8,8 @@ import pytest
 
 from runtime.errors import StageError
 from runtime.manifest import parse_manifest
-from runtime.stage import SessionSettings, Stage
+from runtime.settings import SessionSettings
+from runtime.stage import Stage
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.reference import BlockTrace, Reference, Trace
 from tools.export.vit import EVEN, export_model

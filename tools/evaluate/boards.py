@@ -1,0 +1,88 @@
+"""Several boards emulated in one process: each has its own shard of every picture's tokens, all share one model.
+
+Every payload is packed by the runtime's codec and unpacked by it, as on the wire. Only what comes out bit for bit the
+same on every receiver is not done twice: a payload is decoded (and, for codecs of block inputs, projected) once for
+all receivers together, instead of once per receiver.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.codec.base import Codec, Part, Payload
+from runtime.model import Model
+from runtime.plan import CodecSpec, Yields
+from runtime.shard import Shard
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+_SCORES_IN_CACHE = 1 << 22  # measured: 32 x 1024 codes are searched 2.5 times as fast when scores stay in the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A board that is not heard of any more from a block's exchange on; the others go on without its tokens."""
+
+    board: int
+    block: int
+
+
+class _OncePerPayload:
+    """A codec whose payloads of a round are decoded together; `decode` hands out what belongs to the one asking."""
+
+    def __init__(self, model: Model, codec: Codec) -> None:
+        self._model, self._codec = model, codec
+        self._known: dict[int, F32] = {}
+        # Projected already when a shard gets them: no shard shall do it again.
+        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV)
+
+    def encode(self, values: F32, block: int) -> Payload:
+        """See `Codec`. Large codebooks take the pictures one by one, whose payloads put together are the same bytes."""
+        spec = self._codec.spec
+        scores = values.shape[0] * values.shape[1] * spec.groups * spec.codes
+        if scores <= _SCORES_IN_CACHE or values.shape[1] * spec.bits_per_token(block) % 8:
+            return self._codec.encode(values, block)
+        return b"".join(self._codec.encode(picture[None], block) for picture in values)
+
+    def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
+        """See `Codec`."""
+        self._codec.check(payload, block=block, batch=batch, tokens=tokens)
+
+    def prepare(self, parts: Sequence[Part], *, block: int, batch: int) -> None:
+        """Decode all payloads of a round in one call; `decode` finds them by identity."""
+        values = self._codec.decode(parts, block=block, batch=batch)
+        if self._codec.spec.yields is Yields.INPUT:
+            values = self._model.project(values, block)
+        cuts = np.cumsum([tokens for tokens, _ in parts])[:-1]
+        self._known = {id(part[1]): own for part, own in zip(parts, np.split(values, cuts, axis=1), strict=True)}
+
+    def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
+        """See `Codec`; only payloads of the last `prepare`."""
+        if not parts:
+            return np.empty((batch, 0, 2 * self._model.plan.geometry.width), dtype=np.float32)
+        return np.concatenate([self._known[id(payload)] for _, payload in parts], axis=1)
+
+
+def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss | None = None) -> F32:
+    """Logits [n, C] of patch rows [n, tokens, row_bytes]; board i holds the tokens [cuts[i], cuts[i+1]).
+
+    Class tokens of the boards that are left are averaged, then the head runs (ASTRA, arXiv 2505.19342, sec. 3.4).
+    """
+    shared = _OncePerPayload(model, model.codec(codec))
+    spans = list(itertools.pairwise(cuts))
+    shards = [Shard(model, shared) for _ in spans]
+    for shard, (start, stop) in zip(shards, spans, strict=True):
+        shard.embed(np.ascontiguousarray(rows[:, start:stop]), start)
+    alive = list(range(len(shards)))
+    for block in range(model.plan.geometry.blocks):
+        if loss is not None and block == loss.block:
+            alive.remove(loss.board)
+        parts = [(spans[board][1] - spans[board][0], shards[board].encode()) for board in alive]
+        if len(parts) > 1:
+            shared.prepare(parts, block=block, batch=len(rows))
+        for place, board in enumerate(alive):
+            shards[board].attend(parts[:place] + parts[place + 1 :])
+    return model.head(np.mean([shards[board].cls for board in alive], axis=0, dtype=np.float32))

@@ -1,0 +1,80 @@
+"""Measures one row: all pictures of a test set under one condition, batch after batch."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.model import Model
+from tools.evaluate.boards import Loss, divided
+from tools.evaluate.rows import Condition, Row, Split, bits_per_token, identity
+from tools.evaluate.test_set import I64, TestSet
+
+BATCH = 25  # measured: larger batches leave the cache and are slower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A model, what it is asked, and the undivided network's answers."""
+
+    model: Model
+    test: TestSet
+    answers: I64  # [n]
+    whole_s: float  # the time that took
+    seed: int
+
+
+def prepare(model: Model, test: TestSet, *, seed: int) -> Bench:
+    """Ask the undivided network."""
+    began_at = time.monotonic()
+    batches = [test.rows[start : start + BATCH] for start in range(0, len(test.rows), BATCH)]
+    answers = np.concatenate([model.whole(batch).argmax(axis=1) for batch in batches])
+    return Bench(model=model, test=test, answers=answers, whole_s=time.monotonic() - began_at, seed=seed)
+
+
+def measure(bench: Bench, condition: Condition, tick: Callable[[int], None] = lambda _: None) -> Row:
+    """One row. Splits and losses are drawn per batch from (seed, boards, batch): the same ones for every codec.
+
+    `tick` is told the number of pictures done.
+    """
+    began_at, test = time.monotonic(), bench.test
+    answers = []
+    for number, start in enumerate(range(0, len(test.rows), BATCH) if condition.codec else ()):
+        cuts, loss = draw(condition, bench.model, (bench.seed, condition.boards, number))
+        logits = divided(bench.model, condition.codec, test.rows[start : start + BATCH], cuts, loss)
+        answers.append(logits.argmax(axis=1))
+        tick(min(start + BATCH, len(test.rows)))
+    found = np.concatenate(answers) if answers else bench.answers
+    plan = bench.model.plan
+    spec = plan.codec(condition.codec)
+    bits = bits_per_token(spec, plan.geometry.blocks) if spec is not None else 0.0
+    return Row(
+        model=plan.name,
+        identity=identity(plan, condition.codec),
+        codec=condition.codec,
+        bits=round(bits, 3),
+        compression=round(32 * plan.geometry.width / bits, 2) if bits else 0.0,
+        boards=condition.boards,
+        split=condition.split.value,
+        lost=condition.lost,
+        images=len(test.labels),
+        all_images=test.all_images,
+        seed=bench.seed,
+        right=int((found == test.labels).sum()),
+        agreeing=int((found == bench.answers).sum()),
+        seconds=round(time.monotonic() - began_at if condition.codec else bench.whole_s, 1),
+    )
+
+
+def draw(condition: Condition, model: Model, seed: tuple[int, int, int]) -> tuple[list[int], Loss | None]:
+    """Cuts [boards + 1] and, where a board is to be lost, which one and from which block on."""
+    tokens, boards = model.plan.geometry.tokens, condition.boards
+    rng = np.random.default_rng(seed)
+    inner = np.sort(rng.choice(np.arange(1, tokens), size=boards - 1, replace=False))
+    loss = Loss(board=int(rng.integers(boards)), block=int(rng.integers(model.plan.geometry.blocks)))
+    if condition.split is Split.EVEN:
+        cuts = [tokens * board // boards for board in range(boards + 1)]
+    else:
+        cuts = [0, *(int(cut) for cut in inner), tokens]
+    return cuts, loss if condition.lost else None

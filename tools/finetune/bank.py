@@ -1,0 +1,125 @@
+"""All codecs of one fine-tuning run: each with codes for every block, one of them in use per batch."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from tools.finetune.noise import ResidualNoise
+from tools.finetune.rates import Form, Rate
+from tools.finetune.recipe import TuneRecipe
+from tools.finetune.transform_codes import TransformCodes
+from tools.finetune.vector_codes import VectorCodes
+
+Codes: TypeAlias = VectorCodes | TransformCodes
+
+
+class Bank(nn.Module):
+    """Codes of every rate and block, and the noise of their residuals."""
+
+    def __init__(self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe) -> None:
+        """`samples`: per block, vectors [n, W] of the undivided network by the name of their source."""
+        super().__init__()
+        self.rates, self.recipe = tuple(rates), recipe
+        self.codes = nn.ModuleList(  # by rate, by block
+            nn.ModuleList(_start(rate, block[rate.source.value], number) for number, block in enumerate(samples))
+            for rate in rates
+        )
+        self.noise = nn.ModuleList(
+            nn.ModuleList(ResidualNoise(block[rate.source.value].shape[1]) for block in samples) for rate in rates
+        )
+
+    def of(self, index: int) -> list[Codes]:
+        """Codes of every block for codec number `index`."""
+        return list(cast("Iterable[Codes]", self.codes[index]))
+
+    def noise_of(self, index: int, block: int) -> ResidualNoise:
+        """Noise of the residual of codec number `index` in a block."""
+        return list(cast("Iterable[ResidualNoise]", self.noise[index]))[block]
+
+    def recoder(self, index: int, *, stages: int | None = None) -> "Recoder":
+        """Codec number `index`, for inference."""
+        return Recoder(bank=self, index=index, stages=stages, source=None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`NAME.BLOCK.FIELD` of all codes: the content of codecs.safetensors."""
+        return {
+            f"{rate.name}.{number}.{field}": tensor.detach().cpu().contiguous().clone()
+            for index, rate in enumerate(self.rates)
+            for number, codes in enumerate(self.of(index))
+            for field, tensor in codes.tensors().items()
+        }
+
+    def entries(self) -> list[dict[str, object]]:
+        """The content of codecs.json."""
+        return [
+            {"name": rate.name, "kind": rate.form.value, "source": rate.source.value, "stages": rate.stages}
+            for rate in self.rates
+        ]
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a state_dict; transforms may have other numbers of components than those fitted at the start."""
+        for name, tensor in state.items():
+            path, _, field = name.rpartition(".")
+            owner = self.get_submodule(path)
+            if field in dict(owner.named_parameters(recurse=False)):
+                owner.get_parameter(field).copy_(tensor)
+            else:
+                owner.register_buffer(field, tensor.to(owner.get_buffer(field).device))
+
+    @torch.no_grad()
+    def refit(self, samples: Sequence[dict[str, Tensor]]) -> None:
+        """Fit the transforms again to vectors of the network as it is now."""
+        for index, rate in enumerate(self.rates):
+            for codes, block in zip(self.of(index), samples, strict=True):
+                if isinstance(codes, TransformCodes):
+                    codes.refit(block[rate.source.value])
+
+
+class Recoder:
+    """One codec in use: turns the values of a block into what other boards rebuild, and keeps the commitment loss."""
+
+    def __init__(self, *, bank: Bank, index: int, stages: int | None, source: torch.Generator | None) -> None:
+        """With a `source` of randomness it trains: noise, moving averages, straight-through gradients."""
+        self.bank, self.index, self.stages, self.source = bank, index, stages, source
+        self.commitment = torch.zeros(())
+        self.rate = bank.rates[index]
+
+    def __call__(self, values: Tensor, block: int) -> Tensor:
+        """values [B, T, W] -> f32 of the same shape."""
+        recipe, codes = self.bank.recipe, self.bank.of(self.index)[block]
+        with torch.autocast(values.device.type, enabled=False):
+            flat = values.reshape(-1, values.shape[-1]).float()
+            rebuilt: Tensor
+            if isinstance(codes, VectorCodes):
+                rebuilt = codes(flat, stages=self.stages)
+                if recipe.straight_through:
+                    rebuilt = flat + (rebuilt - flat).detach()
+            else:
+                rebuilt = codes(flat)
+                if not recipe.straight_through and not codes.learned:
+                    rebuilt = rebuilt.detach()
+            if self.source is not None:
+                rebuilt = self._train(flat, rebuilt, block, self.source)
+        return rebuilt.view(values.shape)
+
+    def _train(self, flat: Tensor, rebuilt: Tensor, block: int, source: torch.Generator) -> Tensor:
+        recipe, noise = self.bank.recipe, self.bank.noise_of(self.index, block)
+        self.commitment = self.commitment + (flat - rebuilt.detach()).square().sum(dim=1).mean()
+        noise.observe((flat - rebuilt).detach())
+        codes = self.bank.of(self.index)[block]
+        if isinstance(codes, VectorCodes):
+            codes.follow(flat, decay=recipe.code_average, revive=recipe.revive, source=source)
+        if recipe.noise <= 0 or not torch.is_grad_enabled():
+            return rebuilt
+        return rebuilt + noise.sample(flat, recipe.noise, source)
+
+
+def _start(rate: Rate, values: Tensor, number: int) -> Codes:
+    if rate.form is Form.TRANSFORM:
+        return TransformCodes(values, bits=rate.bits, components=rate.components)
+    return VectorCodes(
+        values, groups=rate.groups, codes=rate.codes, stages=rate.stages, rotated=rate.rotated, seed=number
+    )
