@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz sim faults busy check format bench clean
+.PHONY: help demo test fuzz sim faults busy soak check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
 	@echo "make fuzz    a million hostile frames"
 	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
-	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, and pyre beside ours (root, 1 h)"
+	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
 	@echo "make busy    an hour of boards on a machine whose cores are all busy, without and with lost packets (root)"
+	@echo "make soak    an hour of random faults while clients ask (root)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make format  rewrite the code in the house format"
@@ -52,9 +53,16 @@ $(VENV)/pyre/.made: $(VENV)/.base
 faults: $(VENV)/.test $(VENV)/pyre/.made
 	$(BIN)/python -m tests.faults.joining --out runs/faults-joining.json
 	$(BIN)/python -m tests.faults.pyre --python $(VENV)/pyre/bin/python --out runs/faults-pyre.json
+	$(BIN)/python -m tests.faults.requests --out runs/faults-requests.json
+	$(BIN)/python -m tests.faults.links --out runs/faults-links.json
+	$(BIN)/python -m tests.faults.load --out runs/faults-load.json
+	$(BIN)/python -m tests.faults.speed --out runs/faults-speed.json
 
 busy: $(VENV)/.test
 	$(BIN)/python -m tests.faults.busy --out runs/faults-busy.json
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.faults.soak --minutes 60 --out runs/faults-soak.jsonl
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

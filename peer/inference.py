@@ -214,7 +214,7 @@ def _slowest(answer: Answer) -> TimingReport:
 
 
 def _reason(query: InferQuery, answer: Answer, name: Callable[[PeerId], str]) -> str:
-    slow = f"; without {', '.join(map(name, answer.slow))}, too slow to help" if answer.slow else ""
+    slow = f"; without {', '.join(map(name, answer.slow))}, too slow of late" if answer.slow else ""
     if answer.single:
         asked_alone = query.mode == "single" or query.boards == 1
         return "asked for one board" if asked_alone else f"no other board could help{slow}"

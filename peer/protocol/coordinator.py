@@ -80,7 +80,7 @@ class Coordinator:
         self._lost: list[PeerId] = []
         self._stage_failures = 0
         self._input_bytes = 0
-        self._slow: tuple[PeerId, ...] = ()  # left out, as the others are through sooner without them
+        self._slow: tuple[PeerId, ...] = ()  # left out: slow, or silent in a request just before
         self._single = False
         self._self_id = PeerId("")
 
@@ -111,7 +111,7 @@ class Coordinator:
         if wanted.codec not in self._facts.codecs:
             return self._end(Refused(f"model {self._facts.name} has no codec {wanted.codec}"))
         if wanted.boards is None and wanted.shares is None:
-            alive = self._worthwhile(alive)
+            alive = self._worthwhile(alive, self._patience.absent(now))
         boards = min(wanted.boards or len(alive), self._facts.tokens)
         if wanted.shares is not None and len(wanted.shares) != boards:
             return self._end(Refused(f"{len(wanted.shares)} shares were given for {boards} boards; give one per board"))
@@ -119,10 +119,11 @@ class Coordinator:
             return self._alone()
         return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
 
-    def _worthwhile(self, alive: tuple[Member, ...]) -> tuple[Member, ...]:
+    def _worthwhile(self, alive: tuple[Member, ...], absent: frozenset[PeerId]) -> tuple[Member, ...]:
         """Boards that make the request faster by taking part. The asked board always does: it has the input."""
-        keep = worthwhile([member.speed for member in alive])
-        kept = tuple(m for m, fast in zip(alive, keep, strict=True) if fast or m.peer == self._self_id)
+        fast = worthwhile([member.speed for member in alive])
+        keep = ((f and m.peer not in absent) or m.peer == self._self_id for m, f in zip(alive, fast, strict=True))
+        kept = tuple(member for member, kept in zip(alive, keep, strict=True) if kept)
         self._slow = tuple(member.peer for member in alive if member not in kept)
         return kept
 
@@ -173,7 +174,10 @@ class Coordinator:
             if self._stage_failures >= MAX_STAGE_FAILURES or reporter == self._self_id:
                 error = RemoteStageError(f"board {reporter} could not compute: {message.detail}")
                 return self._cancel_attempt() + self._end(error)
-        return self._leave_out(self._to_blame(message), reporter, message.detail, view, now)
+        blamed = self._to_blame(message)
+        if message.reason is FailureReason.ROUND_TIMEOUT:
+            self._patience.stayed_out(blamed - {self._self_id}, now)
+        return self._leave_out(blamed, reporter, message.detail, view, now)
 
     def peer_lost(self, peer: PeerId, view: View, now: float) -> list[Effect]:
         """The link to a board of the attempt broke before its class token was here."""
@@ -230,6 +234,7 @@ class Coordinator:
             shard = Shard(peer=self._self_id, tokens=tokens)
             reports = (BoardReport(shard=shard, timing=event.timing, traffic=Traffic()),)
         self._lost += [p for i in sorted(self._without) if (p := self._shards[i].peer) not in self._lost]
+        self._patience.stayed_out((self._shards[i].peer for i in self._without), now)
         if not self._single and not self._without:
             rounds = max(_mean_round_s(report.timing, self._facts.blocks) for report in reports)
             self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
@@ -271,6 +276,7 @@ class Coordinator:
             return effects + self._alone()
         if self.phase is Phase.RUNNING and now >= self._gather_by:
             late = {i for i in range(len(self._shards)) if i not in self._features and i not in self._without}
+            self._patience.stayed_out((self._shards[i].peer for i in late), now)
             return self._without_or_again(late, view, now)
         return []
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 from peer.cli_peerd import main
+from peer.compute_process import ComputeProcess
 from peer.protocol.roster import Roster
 from peer.protocol.types import Member
 from tests.helpers.naive import make_naive
@@ -25,6 +26,10 @@ def _tell_and_put(roster: Roster, member: Member) -> None:
 
 
 Roster._put = _tell_and_put  # type: ignore[method-assign]
-make_naive(os.environ.get("NAIVE", ""))
+if "NAIVE" in os.environ:
+    make_naive(os.environ["NAIVE"])
+    keywords = ComputeProcess.__init__.__kwdefaults__
+    assert keywords is not None
+    keywords["program"] = "tests.helpers.naive_compute"
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
 sys.exit(main(sys.argv[1:]))

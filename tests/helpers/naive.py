@@ -29,7 +29,16 @@ def _queue() -> None:
     RequestLimits.__init__ = limitless  # type: ignore[method-assign, assignment]
 
 
-_PROTECTIONS: dict[str, Callable[[], None]] = {"patience": _patience, "losses": _losses, "queue": _queue}
+def _nothing() -> None:
+    """Of the clients, not of the daemon."""
+
+
+_PROTECTIONS: dict[str, Callable[[], None]] = {
+    "patience": _patience,
+    "losses": _losses,
+    "queue": _queue,
+    "retry": _nothing,  # clients of tests.faults.load do not come again
+}
 
 
 def make_naive(without: str) -> None:

@@ -92,6 +92,24 @@ def test_a_power_cut_at_any_byte_costs_only_what_was_not_whole(
     assert open_model(again.install()).model_id == plan.model_id
 
 
+def test_a_journal_cut_or_changed_at_every_byte_never_claims_more_than_is_there(
+    tmp_path: Path, plan: ModelPlan, manifest: bytes, parts: list[Part]
+) -> None:
+    random = Random(7)
+    copy = PartialCopy(tmp_path, manifest, plan)
+    for file, chunk, data in parts[:4]:
+        copy.write(file, chunk, data)
+    written = [(file, chunk) for file, chunk, _ in parts[:4]]
+    journal = tmp_path / f".partial-{plan.model_id}" / "journal"
+    whole = journal.read_bytes()
+    record = len(whole) // len(written)
+    for at in range(len(whole)):
+        journal.write_bytes(whole[:at])
+        assert copy.have() == frozenset(written[: at // record])
+        journal.write_bytes(whole[:at] + bytes([whole[at] ^ random.randrange(1, 256)]) + whole[at + 1 :])
+        assert copy.have() == frozenset(written) - {written[at // record]}
+
+
 def test_nothing_is_lost_by_a_kill(tmp_path: Path, plan: ModelPlan, manifest: bytes, parts: list[Part]) -> None:
     copy = PartialCopy(tmp_path, manifest, plan)
     for file, chunk, data in parts[:5]:

@@ -48,13 +48,15 @@ def epoch_of(*boards: int) -> Epoch:
 ALL = epoch_of(*range(BOARDS))
 
 
-def coordinator(asked: Submission | None = None) -> Coordinator:
-    return Coordinator(submission=asked or submission(), facts=FACTS, patience=Patience(), now=0.0)
+def coordinator(asked: Submission | None = None, patience: Patience | None = None, now: float = 0.0) -> Coordinator:
+    return Coordinator(submission=asked or submission(), facts=FACTS, patience=patience or Patience(), now=now)
 
 
-def started(asked: Submission | None = None, known: View = VIEW) -> tuple[Coordinator, list[Effect]]:
-    machine = coordinator(asked)
-    effects = machine.begin(known, 0.0)
+def started(
+    asked: Submission | None = None, known: View = VIEW, *, patience: Patience | None = None, now: float = 0.0
+) -> tuple[Coordinator, list[Effect]]:
+    machine = coordinator(asked, patience, now)
+    effects = machine.begin(known, now)
     machine.check()
     return machine, effects
 
@@ -304,6 +306,25 @@ def test_a_slow_board_goes_on_alone_earlier_and_not_where_it_has_no_hope(alone_s
 def test_no_round_takes_so_much_of_the_time_left_that_nothing_fits_behind_it() -> None:
     (message, *_) = assigned(started(submission(deadline_at=2.0))[1]).values()
     assert message.round_ms == 500
+
+
+def test_who_stayed_out_is_not_waited_for_in_the_next_request_unless_it_is_asked_for() -> None:
+    patience = Patience()
+    machine, _ = started(submission(), patience=patience)
+    machine.failed(failed(1, epoch=ALL, missing=(3,)), VIEW, 1.0)
+    _, effects = started(submission(), patience=patience, now=1.5)
+    assert assigned(effects).keys() == {peer(0), peer(1), peer(2)}
+    _, effects = started(submission(boards=4), patience=patience, now=1.5)
+    assert assigned(effects).keys() == {peer(i) for i in range(BOARDS)}
+    _, effects = started(submission(), patience=patience, now=10.0)
+    assert assigned(effects).keys() == {peer(i) for i in range(BOARDS)}
+
+
+def test_a_broken_link_is_the_membership_to_judge() -> None:
+    patience = Patience()
+    machine, _ = started(submission(), patience=patience)
+    machine.peer_lost(peer(3), VIEW, 1.0)
+    assert not patience.absent(1.0)
 
 
 def test_every_further_attempt_is_more_patient() -> None:

@@ -1,7 +1,13 @@
 """Patience: many times what rounds take of late, within bounds; slowness is believed at once and forgotten slowly."""
 
-from peer.protocol.patience import FIRST_ROUND_S, LONGEST_ROUND_S, SHORTEST_ROUND_S, Patience
-from peer.protocol.types import ModelId
+from peer.protocol.patience import (
+    FIRST_ROUND_S,
+    LONGEST_ABSENCE_S,
+    LONGEST_ROUND_S,
+    SHORTEST_ROUND_S,
+    Patience,
+)
+from peer.protocol.types import ModelId, PeerId
 
 ONE, OTHER = ModelId("11" * 32), ModelId("22" * 32)
 
@@ -32,3 +38,27 @@ def test_slowness_is_believed_at_once_and_forgotten_slowly() -> None:
     assert patience.round_s(ONE) == 1.0
     patience.keep(frozenset({OTHER}))
     assert patience.round_s(ONE) == FIRST_ROUND_S
+
+
+def test_who_stays_out_is_left_out_for_longer_and_longer() -> None:
+    patience, board = Patience(), PeerId("b")
+    assert patience.absent(0.0) == frozenset()
+    patience.stayed_out([board], 10.0)
+    patience.stayed_out([board], 10.1)  # another request of the same moment
+    assert patience.absent(11.9) == {board}
+    assert patience.absent(12.0) == frozenset()
+    patience.stayed_out([board], 12.5)
+    assert patience.absent(16.4) == {board}
+    assert patience.absent(16.5) == frozenset()
+    patience.stayed_out([board], 30.0)  # well for long enough: as if for the first time
+    assert patience.absent(31.9) == {board}
+    assert patience.absent(32.0) == frozenset()
+
+
+def test_nobody_is_left_out_for_good() -> None:
+    patience, board, now = Patience(), PeerId("b"), 0.0
+    for _ in range(50):
+        patience.stayed_out([board], now)
+        now = next(now + s for s in range(1, 1000) if not patience.absent(now + s))
+    patience.stayed_out([board], now)
+    assert not patience.absent(now + LONGEST_ABSENCE_S)
