@@ -114,7 +114,7 @@ def main() -> None:
     rows = evaluate(model, given.data, wanted, out=given.out, limit=given.limit, seed=given.seed)
     if max(boards) > 1:
         choice = cheapest(rows, given.tolerance)
-        print(f"fewest bits within {given.tolerance} points: {choice}")
+        print(f"fewest bits within {given.tolerance} points, or else the least loss: {choice}")
         if given.set_default:
             set_default_codec(given.model, choice)
             print(f"{given.model}: the default codec is {choice}")
