@@ -150,7 +150,8 @@ def write_codecs(
     learned: dict[str, _Shelf] = {}
     if rules or tuned:
         if calibration is None:
-            raise ValueError(f"codec {[*rules, *tuned][0].name} is fitted on images: calibration is missing")
+            first = rules[0].name if rules else tuned[0].name
+            raise ValueError(f"codec {first} is fitted on images: calibration is missing")
         with contextlib.ExitStack() as files:
             places = dict.fromkeys([f"{rule.name}.bin" for rule in rules] + [codec.data for codec in tuned])
             stores = {name: files.enter_context(contextlib.closing(TensorFile(folder / name))) for name in places}
