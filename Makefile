@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz sim faults busy soak check format bench clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
+	@echo "make test-tools  the tests of training and import as well; installs torch"
 	@echo "make fuzz    a million hostile frames"
 	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
 	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
@@ -36,6 +37,11 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# Training and import need the heavy extras, which a board never installs.
+test-tools: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tools,import]'
+	$(BIN)/python -m pytest tests/unit/tools
 
 fuzz: $(VENV)/.test
 	TOKENRING_FUZZ=1000000 $(BIN)/python -m pytest tests/unit/protocol/test_wire_hostile.py

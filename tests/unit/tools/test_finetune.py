@@ -1,10 +1,14 @@
 """Fine-tuning: the masked emulation against boards that are simulated one by one, the codes, resumed runs."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs the tools extra: make test-tools")
+
+
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor

@@ -1,11 +1,15 @@
 """The commands of fine-tuning: what they leave behind, what they measure, what they refuse in one line."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs the tools extra: make test-tools")
+
+
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 

@@ -1,8 +1,12 @@
 """Training and fine-tuning on an accelerator, where there is one."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs the tools extra: make test-tools")
+
+
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.unit.tools.tiny_pictures import write_pictures

@@ -1,11 +1,15 @@
 """Patch rows as the runtime cuts them, and augmentation."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs the tools extra: make test-tools")
+
+
 import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from runtime.images import decode_rows

@@ -1,5 +1,10 @@
 """Training runs: resumed ones, what they leave behind, and what they refuse."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs the tools extra: make test-tools")
+
+
 import errno
 import json
 import subprocess
@@ -8,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file
 
