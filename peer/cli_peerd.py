@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _complain(problem: str, code: int) -> int:
     """One line; the journal lists it as an error."""
-    prefix = "<3>" if goes_to_journal(os.environ, sys.stderr.fileno()) else "peerd: "
+    prefix = "<3>" if goes_to_journal(os.environ, sys.stderr) else "peerd: "
     sys.stderr.write(f"{prefix}{problem}\n")
     return code
 

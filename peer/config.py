@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from peer.errors import ConfigError
-from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, shipped_models, places
+from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, places, shipped_models
 
 DEFAULT_PORT = 7700
 # A board runs one stage at a time; more than a few requests in flight only wait inside instead of outside.
@@ -288,16 +288,16 @@ def _token_file(said: Path | None, provided: Path | None, state_dir: Path) -> Pa
         if not said.is_file():
             raise ConfigError(f"no token file {said}; check --token-file")
         return said.absolute()
-    for path in (provided, state_dir / "token"):
-        if path is not None and path.is_file() and not _stands_for_none(path):
-            return path.absolute()
-    return None
+    if provided is not None and provided.is_file() and not _stands_for_none(provided):
+        return provided.absolute()
+    own = state_dir / "token"
+    return own.absolute() if own.is_file() else None
 
 
 def _stands_for_none(path: Path) -> bool:
     """A unit has no other way to say that a credential is optional than to provide something in its place."""
     try:
         with path.open("rb") as file:
-            return file.read(_LONGEST_NONE_BYTES).strip() in (b"", b"none")
+            return file.read(_LONGEST_NONE_BYTES).strip() == b"none"
     except OSError:
         return False  # whoever reads the token will say what is wrong

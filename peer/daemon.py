@@ -43,7 +43,8 @@ async def _serve(config: PeerdConfig, systemd: SdNotify) -> None:
         loop.add_signal_handler(number, stop.set)
     node = Node(config, importlib.metadata.version("tokenring"))
     watching = asyncio.create_task(watch(node.progress, node.changed, systemd), name="watchdog")
-    watching.add_done_callback(lambda task: task.cancelled() or stop.set())
+    # It never ends by itself, unless by an error: then the daemon ends as well.
+    watching.add_done_callback(lambda _: stop.set())
     try:
         await node.run(stop)
     finally:

@@ -1,7 +1,7 @@
 """Log records for the systemd journal: with fields of their own where its socket is, with `<3>` prefixes otherwise.
 
-A record may name a board and a request (`extra={"peer": ..., "request": ...}`); the journal then finds every line of one
-request with `journalctl REQUEST_ID=...`. The protocol is that of systemd.io/JOURNAL_NATIVE_PROTOCOL.
+A record may name a board and a request (`extra={"peer": ..., "request": ...}`); the journal then finds every line of
+one request with `journalctl REQUEST_ID=...`. The protocol is that of systemd.io/JOURNAL_NATIVE_PROTOCOL.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
+from typing import IO
 
 SOCKET = "/run/systemd/journal/socket"
 _FIELDS = {"peer": "PEER_ID", "request": "REQUEST_ID"}
@@ -17,12 +18,12 @@ _LONGEST_BYTES = 32 << 10
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
-def goes_to_journal(environ: Mapping[str, str], descriptor: int) -> bool:
-    """Whether what is written to `descriptor` lands in the journal (JOURNAL_STREAM of systemd.exec(5))."""
+def goes_to_journal(environ: Mapping[str, str], stream: IO[str]) -> bool:
+    """Whether what is written to `stream` lands in the journal (JOURNAL_STREAM of systemd.exec(5))."""
     try:
-        status = os.fstat(descriptor)
+        status = os.fstat(stream.fileno())
     except OSError:
-        return False
+        return False  # closed, or no file at all
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
@@ -45,6 +46,7 @@ class JournalHandler(logging.Handler):
     def __init__(self, otherwise: logging.Handler, path: str = SOCKET) -> None:
         """Raises OSError where there is no journal."""
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # the rest has fields of its own
         self._otherwise = otherwise
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:

@@ -53,7 +53,7 @@ class BudgetFilter(logging.Filter):
 def set_up(environ: Mapping[str, str]) -> None:
     """Send this process's records to the journal where stderr goes there, to stderr otherwise."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if goes_to_journal(environ, sys.stderr.fileno()):
+    if goes_to_journal(environ, sys.stderr):
         handler.setFormatter(PrefixFormatter())
         with contextlib.suppress(OSError):
             handler = JournalHandler(otherwise=handler)

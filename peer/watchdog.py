@@ -1,8 +1,8 @@
 """Reports the board's progress to systemd: ready, what it is doing, and signs of life that only progress can give.
 
-A sign of life is sent when the event loop woke up in time and the compute process finished its steps, or at least said
-something, within its budget. A board that hangs falls silent, and systemd starts it again. Before the board is ready the
-same signs extend the start's time-out, so that waiting for a model may take days and hanging may not.
+A sign of life is sent when the event loop woke up in time and the compute process finished its steps, or at least
+said something, within its budget. A board that hangs falls silent, and systemd starts it again. Before the board is
+ready the same signs extend the start's time-out, so that waiting for a model may take days and hanging may not.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Report:
         self._text = ""
         self._ready = False
         self._stopping = False
-        self._hindered = False
+        self._hindered = 0  # beats in a row
 
     def state(self, seen: Progress) -> None:
         """Tell what is new."""
@@ -105,11 +105,12 @@ class Report:
     def beat(self, seen: Progress, *, lag_s: float) -> None:
         """Give a sign of life, if the board deserves one."""
         problem = hindrance(seen, lag_s=lag_s)
+        self._hindered = 0 if problem is None else self._hindered + 1
         if problem is not None:
-            if not self._hindered:
+            # One beat left out does no harm, and happens on a busy board; the second is worth a line before the end.
+            if self._hindered == 2:
                 _log.warning("no sign of life for systemd: %s", problem)
         elif self._ready:
             self._systemd.alive()
         else:
             self._systemd.extend_start(self._patience_s)
-        self._hindered = problem is not None

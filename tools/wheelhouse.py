@@ -3,9 +3,9 @@
     python -m tools.wheelhouse --arch aarch64 [--python 3.11] [--out dist] [--release-version V]
     python -m tools.wheelhouse --lock          renew the list of pinned releases and their hashes
 
-Writes OUT/tokenring-VERSION-ARCH.tar.gz: a folder with install.sh, the wheels of everything that setup.cfg asks for, each
-checked against the hash in tools/wheelhouse.lock, this project's own wheel, pip to install them with, the models, and
-SHA256SUMS of it all. The same tree gives the same archive. `--python` is the version on the boards (Debian 12: 3.11).
+Writes OUT/tokenring-VERSION-ARCH.tar.gz: a folder with install.sh, the wheels of everything that setup.cfg asks for,
+each checked against the hash in tools/wheelhouse.lock, this project's own wheel, pip to install them with, the models,
+and SHA256SUMS of it all. The same tree gives the same archive. `--python` is that of the boards (Debian 12: 3.11).
 """
 
 import argparse
@@ -71,10 +71,22 @@ def resolve(board: Board, wanted: Iterable[str]) -> dict[tuple[str, str], str]:
     """The hash of the wheel that pip would take, by name and version."""
     with tempfile.TemporaryDirectory(prefix="tokenring-") as scratch:
         report = Path(scratch) / "report.json"
-        _pip("install", "--dry-run", "--ignore-installed", "--target", scratch, "--report", report, *board.options(), *wanted)
+        _pip(
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--target",
+            scratch,
+            "--report",
+            report,
+            *board.options(),
+            *wanted,
+        )
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {
-        (_normal(one["metadata"]["name"]), one["metadata"]["version"]): one["download_info"]["archive_info"]["hashes"]["sha256"]
+        (_normal(one["metadata"]["name"]), one["metadata"]["version"]): one["download_info"]["archive_info"]["hashes"][
+            "sha256"
+        ]
         for one in found
     }
 
@@ -90,7 +102,9 @@ def lock() -> None:
             hashes.setdefault(release, set()).add(digest)
     lines = [_HEAD]
     for (name, version), digests in sorted(hashes.items()):
-        lines.append(f"{name}=={version}" + "".join(f" \\\n    --hash=sha256:{digest}" for digest in sorted(digests)) + "\n")
+        lines.append(
+            f"{name}=={version}" + "".join(f" \\\n    --hash=sha256:{digest}" for digest in sorted(digests)) + "\n"
+        )
     LOCK.write_text("".join(lines), encoding="utf-8")
 
 
@@ -150,17 +164,20 @@ def pack(release: Path, archive: Path) -> None:
         return member
 
     fresh = archive.with_name(archive.name + ".new")
-    with fresh.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, 0) as packed:  # wheels are compressed already
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            for path in [release, *sorted(release.rglob("*"))]:
-                tar.add(path, path.relative_to(release.parent), recursive=False, filter=plain)
+    with (
+        fresh.open("wb") as raw,
+        gzip.GzipFile("", "wb", 1, raw, 0) as packed,  # wheels are compressed already
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for path in [release, *sorted(release.rglob("*"))]:
+            tar.add(path, path.relative_to(release.parent), recursive=False, filter=plain)
     fresh.replace(archive)
 
 
 def _pip(*arguments: object) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # the first day that a zip archive can express
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"pip {arguments[0]} failed:\n{done.stderr.strip()}")
 

@@ -2,7 +2,8 @@
 
     python -m tests.boot.foreign COMMAND...
 
-A new user namespace has a table of binary formats of its own (Linux 6.7 and later); qemu-user is registered there alone.
+A new user namespace has a table of binary formats of its own (Linux 6.7 and later); qemu-user is registered there
+and nowhere else.
 """
 
 import ctypes

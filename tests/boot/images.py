@@ -2,7 +2,7 @@
 
     python -m tests.boot.images [x86_64] [aarch64]
 
-Made by mmdebstrap from the mirrors that this machine's apt uses, once; kept in $XDG_CACHE_HOME/tokenring-boot/ARCH/. Every
+Made by mmdebstrap, once; kept in $XDG_CACHE_HOME/tokenring-boot/ARCH/. Every
 stage that is done is not done again. The arm64 tree takes ten minutes and more, as its programs run in software. Needs
 root and the Debian packages in PACKAGES. The image holds no tokenring: that is installed in the running machine.
 """
@@ -15,9 +15,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = (
-    "mmdebstrap qemu-system-x86 qemu-system-arm qemu-user-static e2fsprogs busybox-static cpio kmod iproute2 tcpdump".split()
-)
+PACKAGES = [
+    "mmdebstrap",
+    "qemu-system-x86",
+    "qemu-system-arm",
+    "qemu-user-static",
+    "e2fsprogs",
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "iproute2",
+    "tcpdump",
+]
 # What a Raspberry Pi class board has; tcpdump shows who the board speaks to.
 _INCLUDE = "systemd,systemd-sysv,libpam-systemd,dbus,udev,kmod,iproute2,python3,procps,tcpdump"
 _DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -239,7 +248,12 @@ def _image(arch: str, folder: Path) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(unit)
     # A machine without a console to log in at, and without the network that Debian's boot waits for.
-    for unit in ("getty@tty1.service", "systemd-networkd-wait-online.service", "apt-daily.timer", "apt-daily-upgrade.timer"):
+    for unit in (
+        "getty@tty1.service",
+        "systemd-networkd-wait-online.service",
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+    ):
         (wants / unit).unlink(missing_ok=True)
         (wants / unit).symlink_to("/dev/null")
     (folder / "root.img").unlink(missing_ok=True)

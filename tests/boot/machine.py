@@ -76,7 +76,14 @@ class Machine:
         words += [f"board.name={self.name}", f"board.address={self.address}"]
         words += [f"systemd.machine_id={self.number:032x}", f"systemd.hostname={self.name}"]
         command = [*_QEMU[self.arch], "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none", "-no-reboot"]
-        command += ["-serial", f"file:{self.console}", "-kernel", str(here / "vmlinuz"), "-initrd", str(here / "initrd")]
+        command += [
+            "-serial",
+            f"file:{self.console}",
+            "-kernel",
+            str(here / "vmlinuz"),
+            "-initrd",
+            str(here / "initrd"),
+        ]
         command += ["-append", " ".join(words)]
         command += ["-drive", f"if=none,id=d0,file={self.disk},format=raw,cache=unsafe"]
         command += ["-device", "virtio-blk-pci,drive=d0", "-device", "virtio-rng-pci"]
@@ -171,8 +178,8 @@ def lan(capture: Path) -> Iterator[None]:
 def strangers(capture: Path) -> list[str]:
     """Packets of the capture that left the LAN, or wanted to: other addresses, and questions for names outside."""
     words = (
-        f"ip and not (src net {PREFIX}0/24 and (dst net {PREFIX}0/24 or dst net 224.0.0.0/4 or dst host 255.255.255.255))"
-        f" and not (src host 0.0.0.0) or udp dst port 53 or tcp dst port 53"
+        f"ip and not (src net {PREFIX}0/24 and (dst net {PREFIX}0/24 or dst net 224.0.0.0/4)) and not src host 0.0.0.0"
+        " or dst port 53"
     )
     shown = subprocess.run(["tcpdump", "-n", "-r", capture, words], capture_output=True, text=True, check=True)
     return shown.stdout.splitlines()
