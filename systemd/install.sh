@@ -53,7 +53,7 @@ change() {
         "$@"
     fi
 }
-# systemd of this machine, where it runs and --root did not point elsewhere. TOKENRING_SYSTEMCTL: tests.
+# systemd of this machine, where it runs and --root did not point elsewhere. TOKENRING_...: for tests.
 supervised() { [ -n "${TOKENRING_SYSTEMCTL:-}" ] || { [ -z "$root" ] && [ -d /run/systemd/system ]; }; }
 systemctl() { change "${TOKENRING_SYSTEMCTL:-/usr/bin/systemctl}" "$@"; }
 asked() { "${TOKENRING_SYSTEMCTL:-/usr/bin/systemctl}" "$@" 2>/dev/null || true; }
@@ -141,13 +141,13 @@ unpack() {
         [ -L "$script" ] || sed -i "s|$fresh|/opt/tokenring/$version|g" "$script"
     done
     sed -i "s|$fresh|/opt/tokenring/$version|g" "$fresh/pyvenv.cfg"
-    "$fresh/bin/python" -m compileall -q -s "$fresh" -p "/opt/tokenring/$version" "$fresh/lib" >/dev/null || true
+    "$fresh/bin/python" -I -m compileall -q -s "$fresh" -p "/opt/tokenring/$version" "$fresh/lib" >/dev/null || true
     mkdir -p "$fresh/libexec" "$fresh/systemd" "$fresh/models"
     cp -R "$here/models/." "$fresh/models/"
     cp "$here"/systemd/* "$fresh/systemd/"
     cp "$here/install.sh" "$fresh/libexec/install.sh"
     install -m 755 "$here/systemd/peerd-backoff" "$fresh/libexec/peerd-backoff"
-    "$fresh/bin/python" -c 'import peer.node, runtime.stage'
+    "$fresh/bin/python" -I -c 'import peer.node, runtime.stage'
     printf '%s\n' "$digest" >"$fresh/release"
     chmod -R u=rwX,go=rX "$fresh"
     sync
@@ -215,7 +215,7 @@ try_out() { # $1 version to try; whether it got ready in time
     [ -n "$dry_run" ] && return 0
     waited=0
     while [ $waited -lt "$wait_s" ]; do
-        sleep 1
+        sleep "${TOKENRING_POLL_S:-1}"
         waited=$((waited + 1))
         now=$(state_of ActiveState)
         [ "$now" != active ] || { [ "$(state_of SubState)" = running ] && return 0; }

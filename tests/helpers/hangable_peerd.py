@@ -1,7 +1,8 @@
 """`peerd` whose event loop can be made to hang, as a bug would: SIGUSR1 sleeps HANG_S seconds on the loop's own thread.
 
-It also writes down every change of what it believes of another board, as a line of its log, and NAIVE=WHAT,... takes
-protections away (`tests.helpers.naive`). Only tests and the testbed run it; the product has no such switches.
+SILENCE_S shortens how long its compute process may say nothing. It also writes down every change of what it believes of
+another board, as a line of its log, and NAIVE=WHAT,... takes protections away (`tests.helpers.naive`). Only tests and
+the testbed run it; the product has no such switches.
 """
 
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 
+from peer import watchdog
 from peer.cli_peerd import main
 from peer.compute_process import ComputeProcess
 from peer.protocol.roster import Roster
@@ -31,5 +33,6 @@ if "NAIVE" in os.environ:
     keywords = ComputeProcess.__init__.__kwdefaults__
     assert keywords is not None
     keywords["program"] = "tests.helpers.naive_compute"
+watchdog.SILENCE_BUDGET_S = float(os.environ.get("SILENCE_S", watchdog.SILENCE_BUDGET_S))
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
 sys.exit(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # Which unit counts, and which version that starts, is found out as systemd would.
 _SYSTEMCTL = """#!/bin/sh
+PATH=/usr/bin:/bin
 state=$ROOT/systemctl
 mkdir -p "$state"
 echo "$*" >>"$state/calls"
@@ -73,6 +74,17 @@ def seal(release: Path) -> None:
     files = sorted(path for path in release.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(release)}\n" for path in files)
     (release / "SHA256SUMS").write_text("".join(sums))
+
+
+def put_installed(built: Path, script: Path, opt: Path) -> None:
+    """Put the release of that install.sh into `opt` as it would unpack it; `built` is any version that it did."""
+    release = script.parent
+    version = (release / "VERSION").read_text().split()[0]
+    place = opt / version
+    shutil.copytree(built, place, symlinks=True)
+    digest = hashlib.sha256((release / "SHA256SUMS").read_bytes()).hexdigest()
+    (place / "release").write_text(f"{digest}\n")
+    shutil.copy(release / "models/behaviour", place / "models")
 
 
 def _wheel(folder: Path, version: str) -> Path:

@@ -74,11 +74,10 @@ def test_only_what_lands_in_the_journal_is_written_for_it(tmp_path: Path) -> Non
 
 
 def test_a_terminal_gets_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    root = logging.Logger("root")
-    monkeypatch.setattr(logging, "root", root)
+    monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(sys, "stderr", os.fdopen(os.dup(2), "w"))
     log_lines.set_up({})
-    root.warning("look")
+    logging.getLogger("peer.test").warning("look")
     assert capfd.readouterr().err == "peerd: WARNING: look\n"
     sys.stderr.close()
 

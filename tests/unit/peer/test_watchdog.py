@@ -21,9 +21,7 @@ from peer.watchdog import (
     watch,
 )
 
-WELL = Progress(
-    boards=3, model="vit", not_ready=None, stopping=False, compute_up=True, step_s=0.0, silent_s=0.5
-)
+WELL = Progress(boards=3, model="vit", not_ready=None, stopping=False, compute_up=True, step_s=0.0, silent_s=0.5)
 
 
 class Supervisor:
