@@ -53,6 +53,7 @@ from peer.reports import (
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
+from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -294,8 +295,11 @@ class Node:
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
+        give_back, begun = GiveBack(), 0
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
+            begun, before = self._inference.begun, begun
+            give_back.look(worked=begun != before or bool(self._inference.busy), now=time.monotonic())
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
             self._control_sockets.refused()

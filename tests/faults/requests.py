@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.history import Client, History
+from tests.faults.history import SHARED, Client, History
 from tests.faults.record import ROOT, Promise, Record, Run, machine
 from tests.helpers.cluster import Daemons, cluster
 from tests.helpers.lan import Lan, lan, why_no_lan
@@ -53,7 +53,7 @@ class Row:
         whole = self.daemons.infer(ASKED, self.image, mode="single", logits=True)
         self.expected = tuple(whole.logits or ())
         for _ in range(5):  # the first ones load codecs and meet patience that knows nothing yet
-            self.daemons.infer(ASKED, self.image, codec="f32")
+            self.daemons.infer(ASKED, self.image, **SHARED)
 
     def during(self, name: str, fault: Callable[[], None], *, after_s: float = 4.0, **choices: object) -> None:
         """Ask all the time, let the fault happen at a moment at random, go on, and look at what the clients saw."""
