@@ -23,7 +23,7 @@ from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
-from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
+from peer.errors import ConfigError, Leaving, NoSuchModel, PeerError
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
@@ -404,7 +404,7 @@ class Node:
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
-            raise Refused("this board is leaving the ring; ask another one")
+            raise Leaving("this board is leaving the ring; ask another one")
         if self._catalog.default is None:
             raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)
