@@ -45,8 +45,8 @@ class Board:
         """pip's options for it; every older C library's tag has to be named."""
         abi = "cp" + self.python.replace(".", "")
         chosen = ["--only-binary", ":all:", "--python-version", self.python, "--implementation", "cp"]
-        for tag in (abi, "abi3", "none"):
-            chosen += ["--abi", tag]
+        for kind in (abi, "abi3", "none"):
+            chosen += ["--abi", kind]
         for minor in reversed(_GLIBC):
             for tag in (f"manylinux_2_{minor}", _OLD_TAGS.get(minor)):
                 chosen += ["--platform", f"{tag}_{self.arch}"] if tag else []
