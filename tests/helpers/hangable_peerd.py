@@ -1,8 +1,9 @@
 """`peerd` whose event loop can be made to hang, as a bug would: SIGUSR1 sleeps HANG_S seconds on the loop's own thread.
 
 SILENCE_S shortens how long its compute process may say nothing. It also writes down every change of what it believes
-of another board, as a line of its log; NAIVE=WHAT,... takes protections away (`tests.helpers.naive`), DIE_DIR=FOLDER has a board die when told to (`tests.helpers.dying_compute`).
-Only tests and the testbed run it; the product has no such switches.
+of another board, as a line of its log; NAIVE=WHAT,... takes protections away (`tests.helpers.naive`), DIE_DIR=FOLDER
+has a board die when told to (`tests.helpers.dying_compute`). Only tests and the testbed run it; the product has no such
+switches.
 """
 
 import os
