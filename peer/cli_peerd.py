@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse_threads
+from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse_metrics, parse_threads
 from peer.errors import ConfigError
 
 
@@ -57,6 +57,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--prepack", type=click.Choice([mode.value for mode in Prepack]), help="Rearranged weights  [auto].")
 @click.option("--default-model", help="Model to serve when a request names none.")
 @click.option("--max-requests", type=click.IntRange(1, 1024), help="Requests in flight on this board  [8].")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    callback=_read_by(parse_metrics),
+    help="Serve metrics for Prometheus there; without a host on loopback  [off].",
+)
 @click.version_option(package_name="tokenring", message="peerd %(version)s")
 def _peerd(
     *,
@@ -75,6 +81,7 @@ def _peerd(
     prepack: str | None,
     default_model: str | None,
     max_requests: int | None,
+    metrics: HostPort | None,
 ) -> PeerdConfig:
     """Serve this board: join the others, run its share of a model, answer peerctl.
 
@@ -101,6 +108,7 @@ def _peerd(
         prepack=None if prepack is None else Prepack(prepack),
         default_model=default_model,
         max_requests=max_requests,
+        metrics=metrics,
     )
     return load(flags=flags, environ=os.environ, config_file=config_file)
 

@@ -49,9 +49,8 @@ class ComputeProcess:
         program: str = "peer.compute_main",
     ) -> None:
         """`setup` describes the board as it is at each start; `program` is another module in tests only."""
-        self.counters: Counter[str] = Counter()  # of the process that runs now
+        self.account = Account(counters=Counter(), speed=None)  # of the process that runs now, a second old at most
         self.restarts = 0
-        self.speed: float | None = None
         self._setup = setup
         self._program = program
         self._on_deliver = on_deliver
@@ -70,6 +69,19 @@ class ComputeProcess:
     @property
     def up(self) -> bool:
         return self._ready.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid if self._process is not None and self.up else None
+
+    @property
+    def counters(self) -> Counter[str]:
+        return self.account.counters
+
+    @property
+    def speed(self) -> float | None:
+        return self.account.speed
 
     def stuck_s(self) -> float:
         """How long the compute has been in one step; very long while there is no process."""
@@ -190,8 +202,8 @@ class ComputeProcess:
                 self._unable = problem
             case Lost(peer=peer):
                 self._on_lost(peer)
-            case Account(counters=counters, speed=speed):
-                self.counters, self.speed = counters, speed
+            case Account():
+                self.account = word
             case Deliver(request=request):
                 self._under_way.pop(request, None)
                 self._on_deliver(word)

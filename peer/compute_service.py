@@ -90,7 +90,13 @@ class Compute:
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
-        return Account(counters=counters, speed=self._worker.speedometer.speed(time.monotonic()))
+        return Account(
+            counters=counters,
+            speed=self._worker.speedometer.speed(time.monotonic()),
+            load=self._plane.load,
+            shards=self._plane.ledger.shards,
+            links=self._plane.ledger.links(),
+        )
 
     def finish(self) -> None:
         """Let shards under way end, then close; other boards are told by their links."""

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer.protocol.accounts import LinkTotals, Load, ShardTotals
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
 from peer.protocol.requests import RequestLimits
@@ -73,6 +74,9 @@ class Account:
 
     counters: Counter[str]
     speed: float | None
+    load: Load = field(default_factory=Load)
+    shards: ShardTotals = field(default_factory=ShardTotals)
+    links: Mapping[PeerId, LinkTotals] = field(default_factory=dict)
 
 
 Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged

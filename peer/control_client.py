@@ -24,6 +24,7 @@ from peer.control_protocol import (
 from peer.errors import BadFrame, DeadlineExceeded, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ActivityReport,
     ExaminationReport,
     FetchReport,
     ForgetQuery,
@@ -76,6 +77,10 @@ class ControlClient:
     def ring(self) -> RingReport:
         """The order of the boards."""
         return from_json(RingReport, self._ask({"op": "ring"}), where="ring")
+
+    def activity(self) -> ActivityReport:
+        """What the daemon did of late."""
+        return from_json(ActivityReport, self._ask({"op": "activity"}), where="activity")
 
     def models(self) -> tuple[ModelReport, ...]:
         """Models on the board and on the ring."""

@@ -8,6 +8,7 @@ bytes are counted. A client that goes away cancels its request. Decides nothing 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from peer.control_socket import inode, listen, remove
 from peer.errors import BadFrame, Busy, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ActivityReport,
     ExaminationReport,
     FetchReport,
     ForgetQuery,
@@ -68,6 +70,9 @@ class ControlApi(Protocol):
 
     async def ring(self) -> RingReport:
         """The order of the boards and the tokens of each."""
+
+    async def activity(self) -> ActivityReport:
+        """What this board did of late, and with whom."""
 
     async def models(self) -> Sequence[ModelReport]:
         """Models of this board and of the ring."""
@@ -112,6 +117,7 @@ class ControlServer:
         self._administration = administration
         self._connections = 0
         self._waiting_bytes = 0
+        self.refused: Counter[str] = Counter(connections=0, bytes=0)  # clients that found no room, by what was full
         # Connections between two requests, the longest idle first.
         self._idle: dict[asyncio.StreamWriter, None] = {}
 
@@ -120,6 +126,7 @@ class ControlServer:
         self._connections += 1
         try:
             if self._connections > MAX_CONNECTIONS and not self._hang_up_on_longest_idle():
+                self.refused["connections"] += 1
                 await _send(writer, error_fields(_busy(f"{MAX_CONNECTIONS} requests are under way")))
                 return
             first: bytes | None = b""
@@ -178,6 +185,7 @@ class ControlServer:
         prefix = first + await reader.readexactly(PREFIX_BYTES - len(first))
         header = decode_header(await reader.readexactly(header_bytes(prefix, limit_bytes=MAX_REQUEST_HEADER_BYTES)))
         if self._waiting_bytes + header.body_bytes > MAX_WAITING_BYTES:
+            self.refused["bytes"] += 1
             raise _busy("too many images wait for this daemon")
         self._waiting_bytes += header.body_bytes
         try:
@@ -235,6 +243,8 @@ class ControlServer:
                 return {"members": to_json(await self._api.members())}
             case "ring":
                 return dict(to_json(await self._api.ring()))
+            case "activity":
+                return dict(to_json(await self._api.activity()))
             case "models":
                 return {"models": to_json(await self._api.models())}
             case _:

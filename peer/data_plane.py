@@ -14,6 +14,7 @@ from typing import assert_never
 
 from peer.errors import BadFrame, Closed, RemoteProtocolError
 from peer.protocol import wire
+from peer.protocol.accounts import Ledger, Load
 from peer.protocol.effects import (
     Attend,
     Begin,
@@ -31,7 +32,7 @@ from peer.protocol.requests import Requests
 from peer.protocol.types import AttemptKey, PeerId, Status, Traffic, View
 from peer.pulse import Pulse
 from peer.worker import Compute
-from peer.zmq_transport import TICK_S, DataSockets
+from peer.zmq_transport import TICK_S, DataSockets, Received
 
 _log = logging.getLogger(__name__)
 _DATA = (Assign, Codes, Feature, Failed, Cancel)
@@ -59,6 +60,7 @@ class DataPlane(threading.Thread):
     ) -> None:
         super().__init__(name="data-plane", daemon=True)
         self.counters: Counter[str] = Counter()
+        self.ledger = Ledger()
         self._sockets = sockets
         self._machine = machine
         self._compute = compute
@@ -78,6 +80,11 @@ class DataPlane(threading.Thread):
     def machine_counters(self) -> Counter[str]:
         """What the request machine counted; may be read by other threads."""
         return self._machine.counters
+
+    @property
+    def load(self) -> Load:
+        """What is under way; may be read by other threads."""
+        return self._machine.load
 
     def submit(self, event: Event) -> None:
         """Hand an event to the machine; called by one other thread only."""
@@ -117,6 +124,7 @@ class DataPlane(threading.Thread):
             received = self._sockets.receive()
             if received is not None and received.frames != _WAKE:
                 message = self._data(wire.decode(received.frames))
+                self._came(message, received)
                 self._dispatch(MessageReceived(message=message, sender=received.sender))
         except RemoteProtocolError as problem:
             self._refuse(problem)
@@ -135,6 +143,12 @@ class DataPlane(threading.Thread):
         deadline = self._machine.deadline()
         if deadline is not None and time.monotonic() >= deadline:
             self._dispatch(TimerDue())
+
+    def _came(self, message: DataMessage, received: Received) -> None:
+        peer = received.sender
+        if peer is not None:
+            self.ledger.received[peer] += self._wire_bytes(received.frames)
+            self.ledger.rounds[peer] += type(message) is Codes
 
     @staticmethod
     def _data(message: Message) -> DataMessage:
@@ -191,6 +205,7 @@ class DataPlane(threading.Thread):
         key = AttemptKey(request=message.request, attempt=message.attempt)
         if isinstance(message, Feature):
             message = self._with_traffic(message, key, remote=effect.to != self._machine.view.self_id)
+            self.ledger.shard(message.timing)
         if effect.to == self._machine.view.self_id:
             return MessageReceived(message=message, sender=effect.to)
         known, frames = self._encoded
@@ -200,8 +215,10 @@ class DataPlane(threading.Thread):
         if not self._sockets.send(effect.to, frames):
             self.counters["messages_not_sent"] += 1
             return PeerLost(peer=effect.to)
+        size = self._wire_bytes(frames)
+        self.ledger.sent[effect.to] += size
         if not isinstance(message, Cancel):  # an attempt that is called off has no account any more
-            self._traffic[key] = self._traffic.get(key, 0) + self._wire_bytes(frames)
+            self._traffic[key] = self._traffic.get(key, 0) + size
         return None
 
     def _with_traffic(self, feature: Feature, key: AttemptKey, *, remote: bool) -> Feature:
@@ -215,13 +232,15 @@ class DataPlane(threading.Thread):
         return replace(feature, traffic=traffic)
 
     def _wire_bytes(self, frames: list[bytes]) -> int:
-        return sum(
-            len(frame) + self._overhead + (_FRAMING_BYTES if len(frame) + self._overhead < 256 else _FRAMING_LONG_BYTES)
-            for frame in frames
-        )
+        total = 0
+        for frame in frames:  # a plain loop: this runs for every message of every round
+            size = len(frame) + self._overhead
+            total += size + (_FRAMING_BYTES if size < 256 else _FRAMING_LONG_BYTES)
+        return total
 
     def _link(self, view: View) -> None:
         """Keep a link to every board that may take part in a request."""
+        self.ledger.keep(view.members)
         for member in view.members.values():
             if member.peer == view.self_id:
                 continue
