@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak    an hour of random faults while clients ask (root)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
+	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -85,6 +86,10 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
+
+# After every change of a command or an option: completion and man pages come from the help.
+share: $(VENV)/.base
+	$(BIN)/python -m tools.share
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -64,7 +64,7 @@ _PATH = click.Path(path_type=Path)
     help="Serve metrics for Prometheus there; without a host on loopback  [off].",
 )
 @click.version_option(package_name="tokenring", message="peerd %(version)s")
-def _peerd(
+def peerd(
     *,
     config_file: Path | None,
     state_dir: Path | None,
@@ -116,7 +116,7 @@ def _peerd(
 def main(arguments: list[str] | None = None) -> int:
     """Run `peerd`; returns its exit code."""
     try:
-        config = _peerd.main(args=arguments, prog_name="peerd", standalone_mode=False)
+        config = peerd.main(args=arguments, prog_name="peerd", standalone_mode=False)
     except click.ClickException as exc:
         sys.stderr.write(f"peerd: {exc.format_message().rstrip('.')}; see peerd --help\n")
         return exc.exit_code

@@ -30,10 +30,8 @@ def watch(frame: Callable[[], str], *, period_s: float) -> None:
                 _draw(frame(), on_screen=on_screen)
             except NoDaemon as problem:
                 _say(f"{problem} (trying again)", on_screen=on_screen)
-            until = time.monotonic() + period_s
-            while (left_s := until - time.monotonic()) > 0:
-                if pressed(left_s) in ("q", "Q", "\x03", "\x1b"):
-                    return
+            if pressed(period_s) in ("q", "Q", "\x03", "\x1b"):  # any other key draws at once
+                return
 
 
 def _say(problem: str, *, on_screen: bool) -> None:

@@ -13,7 +13,7 @@ from peer.errors import ConfigError
 from peer.metrics_text import CONTENT_TYPE
 
 MAX_REQUEST_BYTES = 8 * 1024
-MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 8  # as many again are told so; from more on none is listened to
 DEADLINE_S = 5.0
 _PLAIN = "text/plain; charset=utf-8"
 
@@ -33,23 +33,26 @@ class MetricsServer:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 writer.write(await self._response(reader))
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()  # a slow reader is waited for, until the time is over
         except (TimeoutError, OSError) as problem:
             _log.debug("metrics client: %r", problem)
-            writer.transport.abort()
         finally:
             self._connections -= 1
-            writer.close()
+            writer.transport.abort()
 
     async def _response(self, reader: asyncio.StreamReader) -> bytes:
-        if self._connections > MAX_CONNECTIONS:
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; scrape less often\n")
+        busy = self._connections > MAX_CONNECTIONS
+        if self._connections > 2 * MAX_CONNECTIONS:
+            raise ConnectionRefusedError("far too many connections")
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too long\n")
         except asyncio.IncompleteReadError:
             return _response(HTTPStatus.BAD_REQUEST, "the request ended too early\n")
+        if busy:
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; scrape less often\n")
         words = head.split(b"\r\n", 1)[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _response(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request\n")
