@@ -18,6 +18,7 @@ _COMMANDS = {
     "infer": ("peer.cli_infer", "Classify images over the ring."),
     "members": ("peer.cli_members", "Who is here, in which state, and why."),
     "top": ("peer.cli_top", "What the ring does now: boards, shares, rates, latencies."),
+    "trace": ("peer.cli_trace", "Where the time of one request went, on every board."),
     "ring": ("peer.cli_members", "The order of the boards and the tokens each holds."),
     "models": ("peer.cli_models", "Models on this board and on the ring; check their digests."),
     "token": ("peer.cli_cluster", "The cluster's token: make one, show it, rotate it."),

@@ -18,6 +18,7 @@ from peer.errors import PeerError
 from peer.loaded_models import LoadedModels
 from peer.protocol.events import ModelsChanged
 from peer.protocol.requests import Requests
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import ModelId
 from peer.pulse import Pulse
 from peer.worker import Worker
@@ -51,14 +52,17 @@ class Compute:
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
         sockets = DataSockets(self._zmq, setup.host, setup.port)
-        self._worker = Worker(self._models, lambda: self._usual)
+        spans = SpanLog()
+        self._worker = Worker(self._models, lambda: self._usual, spans)
         self._plane = DataPlane(
             sockets=sockets,
             machine=Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits),
             compute=self._worker,
             encrypted=setup.keys is not None,
             pulse=pulse,
+            spans=spans,
             on_deliver=daemon.tell,
+            on_trace=daemon.tell,
             on_lost=lambda peer: daemon.tell(Lost(peer=peer)),
             on_crash=_die,
         )

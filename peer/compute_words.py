@@ -9,6 +9,7 @@ from peer.protocol.accounts import LinkTotals, Load, ShardTotals
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
 from peer.protocol.requests import RequestLimits
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
 from peer.protocol.types import ModelFacts, ModelId, PeerId, View
 from peer.zmq_transport import KeyPair
 from runtime.settings import SessionSettings
@@ -79,5 +80,5 @@ class Account:
     links: Mapping[PeerId, LinkTotals] = field(default_factory=dict)
 
 
-Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged
-Up = Ready | Unable | Lost | Account | Deliver
+Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged | CollectSpans
+Up = Ready | Unable | Lost | Account | Deliver | OwnSpans | Collected

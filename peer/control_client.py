@@ -37,6 +37,7 @@ from peer.reports import (
     RotationReport,
     StatusReport,
     TokenReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -101,6 +102,11 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
+
+    def trace(self, request: str | None) -> TraceReport:
+        """One request, or the last one, as all its boards saw it."""
+        fields = {"op": "trace"} if request is None else {"op": "trace", "request": request}
+        return from_json(TraceReport, self._ask(fields), where="trace")
 
     def token(self) -> TokenReport:
         """The cluster's token."""

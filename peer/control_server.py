@@ -8,6 +8,7 @@ bytes are counted. A client that goes away cancels its request. Decides nothing 
 import asyncio
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from peer.reports import (
     RotationReport,
     StatusReport,
     TokenReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -54,6 +56,7 @@ MAX_WAITING_BYTES = 2 * MAX_BODY_BYTES
 # What a client is told to wait that found no room at the socket itself.
 RETRY_S = 1.0
 _MAX_TOP = 1000
+_REQUEST = re.compile(r"[0-9a-f]{16}")
 _ADMINISTRATION = ("token", "rotate", "join", "leave", "forget", "doctor")
 
 _log = logging.getLogger(__name__)
@@ -82,6 +85,9 @@ class ControlApi(Protocol):
 
     async def fetch(self, model: str) -> FetchReport:
         """Begin to get a model from other boards, or tell how far it is; NotFetched, NoSuchModel when it failed."""
+
+    async def trace(self, request: str | None) -> TraceReport:
+        """One request, 16 hexadecimal digits, or the last one, as all its boards saw it; Refused when unknown."""
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
@@ -234,6 +240,8 @@ class ControlServer:
             if not isinstance(model, str) or not 0 < len(model) <= MAX_INPUT_NAME or arguments:
                 raise BadFrame(f"{operation} takes the name of one model")
             return dict(to_json(await (self._api.verify if operation == "verify" else self._api.fetch)(model)))
+        if operation == "trace":
+            return dict(to_json(await self._api.trace(_request(arguments))))
         if arguments:
             raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
         match operation:
@@ -249,6 +257,15 @@ class ControlServer:
                 return {"models": to_json(await self._api.models())}
             case _:
                 raise BadFrame(f"unknown operation {str(operation)[:80]!r}; is peerctl of another version?")
+
+
+def _request(arguments: Mapping[str, Any]) -> str | None:  # Any: as in _carry_out
+    request = arguments.get("request")
+    if set(arguments) - {"request"} or (request is not None and not isinstance(request, str)):
+        raise BadFrame("trace takes one request, or none")
+    if request is not None and not _REQUEST.fullmatch(request):
+        raise Refused(f"{request[:40]!r} is no request; give the 16 digits that peerctl infer --json calls request")
+    return request
 
 
 def _busy(what: str) -> Busy:

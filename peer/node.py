@@ -39,7 +39,7 @@ from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     ActivityReport,
@@ -50,11 +50,13 @@ from peer.reports import (
     ModelReport,
     RingReport,
     StatusReport,
+    TraceReport,
     VerifyReport,
 )
 from peer.request_meter import RequestMeter
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
+from peer.trace_collector import TraceCollector
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
@@ -221,7 +223,9 @@ class Node:
             setup=self._compute_setup,
             on_deliver=lambda effect: self._inference.delivered(effect),  # noqa: PLW0108
             on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
+            on_trace=lambda word: self._traces.heard(word),  # noqa: PLW0108
         )
+        self._traces = TraceCollector(ask=self._compute.collect, view=self._control.view, model_name=self._model_name)
         meter = self._meter = RequestMeter(self._me.peer, now)
         self._inference = Inference(
             catalog=self._catalog, submit=self._compute.submit, view=self._control.view, meter=meter
@@ -418,6 +422,9 @@ class Node:
     async def verify(self, model: str) -> VerifyReport:
         plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
         return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
+
+    async def trace(self, request: str | None) -> TraceReport:
+        return await self._traces.collect(None if request is None else RequestId(int(request, 16)))
 
     async def activity(self) -> ActivityReport:
         return await self._observation.activity()
