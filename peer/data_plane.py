@@ -29,7 +29,7 @@ from peer.protocol.effects import (
 from peer.protocol.events import Event, MessageReceived, PeerLost, Submitted, TimerDue, ViewChanged
 from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature, Message
 from peer.protocol.requests import Requests
-from peer.protocol.span import Span, SpanKind
+from peer.protocol.span import SpanKind
 from peer.protocol.spans import SpanLog
 from peer.protocol.trace_messages import Spans, SpansRequest, TraceMessage
 from peer.protocol.tracing import Collected, CollectSpans, OwnSpans, Tracing
@@ -162,7 +162,7 @@ class DataPlane(threading.Thread):
         if isinstance(message, Codes):
             key = AttemptKey(message.request, message.attempt)
             now = time.monotonic()
-            self._spans.note(key, Span(SpanKind.CAME, message.block, message.origin, now, now))
+            self._spans.note(key, (SpanKind.CAME, message.block, message.origin, now, now))
             if peer is not None:
                 self.ledger.rounds[peer] += 1
         elif isinstance(message, SpansRequest | Spans):
@@ -240,16 +240,15 @@ class DataPlane(threading.Thread):
             self.ledger.shard(message.timing)
         if effect.to == self._machine.view.self_id:
             return MessageReceived(message=message, sender=effect.to)
-        started = time.monotonic()
         known, frames = self._encoded
         if message is not known:
+            if isinstance(message, Codes):
+                self._spans.sent(key, message.block, message.origin, time.monotonic())
             frames = wire.encode(message)
             self._encoded = (message, frames)
         if not self._sockets.send(effect.to, frames):
             self.counters["messages_not_sent"] += 1
             return PeerLost(peer=effect.to)
-        if isinstance(message, Codes):
-            self._spans.sent(key, message.block, message.origin, started, time.monotonic())
         size = self._wire_bytes(frames)
         self.ledger.sent[effect.to] += size
         if not isinstance(message, Cancel):  # an attempt that is called off has no account any more

@@ -12,7 +12,7 @@ class SpanKind(IntEnum):
     QUEUED = 0  # on the asked board, behind other requests
     PREPARE = 1  # the input decoded, the shard embedded
     ENCODE = 2  # own codes of a block
-    SENT = 3  # own codes handed over, from the first board to the last
+    SENT = 3  # a moment: own codes go out
     QUERY = 4  # the part of a block that needs nobody else
     CAME = 5  # a moment: the codes of shard `origin` were taken up
     DECODE = 6  # the others' codes
@@ -22,7 +22,7 @@ class SpanKind(IntEnum):
 
 
 class Span(NamedTuple):
-    """One mark, seconds. A tuple, because several are made in every round."""
+    """What it was, the block, the shard it is about, and from when to when, seconds."""
 
     kind: SpanKind
     block: int

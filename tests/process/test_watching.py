@@ -19,6 +19,8 @@ from peer.control_client import ControlClient
 from peer.errors import PeerError
 from peer.local_ring import LocalBoards, LocalRing, free_port, local_ring
 from peer.reports import InferQuery
+from peer.trace_rounds import rounds
+from peer.waterfall import chrome
 
 pytestmark = pytest.mark.process
 LIMIT_S = 60.0
@@ -121,6 +123,43 @@ def test_what_a_request_costs_is_in_the_metrics(watched: tuple[Path, str], pictu
     assert after["tokenring_members state=alive"] == 2
     assert after["tokenring_ready"] == 1
     assert after["tokenring_memory_bytes process=compute"] > 1e6
+
+
+def test_a_trace_shows_both_boards_and_who_does_not_answer(
+    watched: tuple[Path, str], ring: LocalRing, pictures: list[bytes]
+) -> None:
+    wanted = InferQuery(inputs=("a",), boards=2, mode="sequence", codec="f32")
+    with ControlClient(watched[0], timeout_s=LIMIT_S) as client:
+        (report,) = client.infer(wanted, [pictures[0]])
+        traced = client.trace(report.request)
+        assert client.trace(None).request == report.request
+    assert (traced.model, traced.codec, traced.mode) == (report.model, "f32", "sequence")
+    mine, theirs = traced.boards
+    assert (mine.name, mine.clock_error_ms, theirs.name, theirs.missing) == ("watched", 0.0, "board-1", False)
+    kinds = {span.kind for board in traced.boards for span in board.spans}
+    assert kinds >= {"queued", "prepare", "encode", "sent", "query", "came", "decode", "attend", "head"}
+    for board in traced.boards:
+        assert [span.block for span in board.spans if span.kind == "attend"] == list(range(report.rounds))
+    # Both run on one machine and so by one clock: what the correction makes of it is wrong by its bound at most.
+    found = rounds(traced, attempt=1)
+    assert len(found) == 2 * report.rounds
+    assert report.explain is not None
+    for board in report.explain.boards:
+        own = [each for each in found if each.board == board.id]
+        assert sum(each.encode_ms for each in own) == pytest.approx(board.encode_ms, abs=0.05)
+        assert sum(each.wait_ms + each.network_ms for each in own) == pytest.approx(board.wait_ms, abs=1.0)
+    assert all(0 <= span.start_ms <= report.latency_ms + theirs.clock_error_ms for span in mine.spans)
+    arrows = [event for event in chrome(traced)["traceEvents"] if event["ph"] in "sf"]  # type: ignore[attr-defined]
+    assert len(arrows) == 2 * 2 * report.rounds
+
+    group = os.getpgid(ring.pids[0])
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        with ControlClient(watched[0], timeout_s=LIMIT_S) as client:
+            alone = client.trace(report.request)
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    assert [(board.name, board.missing) for board in alone.boards] == [("watched", False), ("board-1", True)]
 
 
 class Terminal:

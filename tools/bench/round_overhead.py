@@ -21,7 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 import zmq
@@ -254,6 +254,20 @@ def watched(index: int, setting: Setting, barrier: multiprocessing.synchronize.B
     return [(at[-1] - at[0]) / (len(at) - 1), *(watch.spent_s[part] / len(at) for part in PARTS)]
 
 
+def processor(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """`data_plane`; returns the processor time of board 0's thread at each round, which a busy machine hardly moves."""
+    at: list[float] = []
+    attend = NullCompute.attend
+
+    def timed(compute: NullCompute, effect: Attend) -> Event:
+        at.append(time.thread_time())
+        return attend(compute, effect)
+
+    NullCompute.attend = timed  # type: ignore[method-assign, assignment]
+    data_plane(index, setting, barrier)
+    return at
+
+
 PARTS = (
     "receive (waiting for others included)",
     "send (3 calls)",
@@ -415,6 +429,8 @@ def main() -> None:
         total, *parts = collect(watched, setting)
         print(f"where a direct round of {total * 1e3:.3f} ms goes on board 0, mean microseconds:")
         rest = total - sum(parts)
+        used = measure(processor, replace(setting, name="processor", port=setting.port + 4 * options.boards))
+        print(f"processor time of board 0's data plane: {statistics.median(used) * 1e3:.1f} us a round (median)")
         for name, part in [*zip(PARTS, parts, strict=True), ("loop, dispatch, stopwatches", rest)]:
             print(f"  {name:40} {part * 1e6:7.1f}")
 

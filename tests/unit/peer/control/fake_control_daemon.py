@@ -27,9 +27,12 @@ from peer.reports import (
     RingReport,
     RotationReport,
     ShareReport,
+    SpanReport,
     StatusReport,
     TimingReport,
     TokenReport,
+    TracedBoardReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -171,6 +174,39 @@ class FakeApi:
             waiting=3,
             hottest_c=71.4,
             throttled=("policy0 at 600 of 1500 MHz",),
+            boards=boards,
+        )
+
+    async def trace(self, request: str | None) -> TraceReport:
+        if request not in (None, "00000000000000aa"):
+            raise Refused(f"this board knows nothing of request {request}; it remembers the last 64 it took part in")
+        boards = tuple(
+            TracedBoardReport(
+                id=m.id,
+                name=m.name,
+                tokens=(0, 64),
+                missing=m.status != "alive",
+                clock_error_ms=0.25,
+                rtt_ms=0.5,
+                spans=()
+                if m.status != "alive"
+                else (
+                    SpanReport(kind="encode", attempt=1, block=0, origin=m.id, start_ms=0.0, duration_ms=2.0),
+                    SpanReport(kind="query", attempt=1, block=0, origin=m.id, start_ms=2.0, duration_ms=2.0),
+                    SpanReport(kind="attend", attempt=1, block=0, origin=m.id, start_ms=4.0, duration_ms=4.0),
+                ),
+            )
+            for m in await self.members()
+        )
+        return TraceReport(
+            request="00000000000000aa",
+            model="toy",
+            mode="sequence",
+            codec="int8",
+            exchange="direct",
+            attempt=1,
+            attempts=2,
+            asked=member(0).id,
             boards=boards,
         )
 

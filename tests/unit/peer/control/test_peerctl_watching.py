@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fake_control_daemon import Daemon, FakeApi, Ran
@@ -97,6 +98,51 @@ def test_a_daemon_that_goes_is_said_on_stderr_and_waited_for(
 def test_without_a_daemon_top_once_fails_as_every_command_does(peerctl: Peerctl) -> None:
     ran = peerctl("top", "--once", "--socket", "/nonexistent")
     assert (ran.code, ran.out) == (3, "")
+
+
+def test_a_trace_is_a_waterfall_with_what_each_board_spent(peerctl: Peerctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    ran = peerctl("trace")
+    assert (ran.code, ran.err) == (0, "")
+    assert "request 00000000000000aa: toy, int8, direct, 5 boards, 8.0 ms" in ran.out
+    assert "the last of 2 attempts" in ran.out
+    assert re.search(r"^board-2 +\|e{11,12}c{34,35}\|$", ran.out, re.MULTILINE)
+    assert re.search(r"evil \|no answer: nothing is known of what it did", ran.out)
+    assert re.search(r"^board-3 +0-63 +0.00 +0.00 +2.00 +6.00 .* 0.25$", ran.out, re.MULTILINE)
+    assert "\x1b" not in ran.out
+    listed = peerctl("trace", "00000000000000aa", "--rounds").out
+    assert len(re.findall(r"^ +0 +board-\d +0.00 +2.00 +6.00 +0.00 +0.00 +0.00$", listed, re.MULTILINE)) == 4
+
+
+def test_a_trace_goes_to_scripts_and_into_a_file(peerctl: Peerctl, tmp_path: Path) -> None:
+    value = json.loads(peerctl("trace", "--json").out)
+    assert (value["request"], len(value["boards"]), value["boards"][0]["spans"][0]["kind"]) == (
+        "00000000000000aa",
+        5,
+        "encode",
+    )
+    file = tmp_path / "trace.json"
+    ran = peerctl("trace", "-o", file)
+    assert (ran.code, ran.out) == (0, "")
+    assert f"wrote {file}" in ran.err
+    assert json.loads(file.read_text())["otherData"]["request"] == "00000000000000aa"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["0000000000000001"], 4, "knows nothing of request 0000000000000001"),
+        (["nonsense"], 4, "give the 16 digits"),
+        (["00000000000000AA"], 4, "give the 16 digits"),
+        (["-o", "/dev/null/trace.json"], 4, "name another file with -o"),
+        (["--socket", "/nonexistent"], 3, "no daemon"),
+    ],
+)
+def test_what_cannot_be_traced_is_one_line(peerctl: Peerctl, arguments: list[str], code: int, words: str) -> None:
+    ran = peerctl("trace", *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
 
 
 @given(
