@@ -32,11 +32,11 @@ def top(*, once: bool, every: float, as_json: bool, socket: Path | None, timeout
     with Asked(socket=socket, json=as_json, timeout_s=timeout).client() as client:
 
         def frame() -> str:
-            report = client.activity()
+            report = client.watch.activity()
             return json.dumps(to_json(report), allow_nan=False) if as_json else drawn(report)
 
         if once and as_json:
-            say_json(client.activity())
+            say_json(client.watch.activity())
         elif once:
             click.echo(frame())
         else:

@@ -45,7 +45,7 @@ def trace(
       peerctl trace --json | jq '.boards[] | {name, missing, clock_error_ms}'
     """
     with Asked(socket=socket, json=as_json, timeout_s=timeout).client() as client:
-        report = client.trace(request_id)
+        report = client.watch.trace(request_id)
     if output is not None:
         _write(report, output)
     if as_json:

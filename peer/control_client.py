@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +45,22 @@ from peer.reports import (
 _RETRY_S = 0.05
 
 
+class Watch:
+    """What those ask who only look on."""
+
+    def __init__(self, ask: Callable[[Mapping[str, object]], Mapping[str, Any]]) -> None:
+        self._ask = ask
+
+    def activity(self) -> ActivityReport:
+        """What the daemon did of late."""
+        return from_json(ActivityReport, self._ask({"op": "activity"}), where="activity")
+
+    def trace(self, request: str | None) -> TraceReport:
+        """One request, or the last one, as all its boards saw it."""
+        fields = {"op": "trace"} if request is None else {"op": "trace", "request": request}
+        return from_json(TraceReport, self._ask(fields), where="trace")
+
+
 class ControlClient:
     """A connection to one daemon; opened by the first question, closed by the `with` block."""
 
@@ -52,6 +68,7 @@ class ControlClient:
         self._path = path
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
+        self.watch = Watch(self._ask)
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +96,6 @@ class ControlClient:
         """The order of the boards."""
         return from_json(RingReport, self._ask({"op": "ring"}), where="ring")
 
-    def activity(self) -> ActivityReport:
-        """What the daemon did of late."""
-        return from_json(ActivityReport, self._ask({"op": "activity"}), where="activity")
-
     def models(self) -> tuple[ModelReport, ...]:
         """Models on the board and on the ring."""
         return _records(ModelReport, self._ask({"op": "models"}).get("models"), "models")
@@ -102,11 +115,6 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
-
-    def trace(self, request: str | None) -> TraceReport:
-        """One request, or the last one, as all its boards saw it."""
-        fields = {"op": "trace"} if request is None else {"op": "trace", "request": request}
-        return from_json(TraceReport, self._ask(fields), where="trace")
 
     def token(self) -> TokenReport:
         """The cluster's token."""

@@ -131,8 +131,8 @@ def test_a_trace_shows_both_boards_and_who_does_not_answer(
     wanted = InferQuery(inputs=("a",), boards=2, mode="sequence", codec="f32")
     with ControlClient(watched[0], timeout_s=LIMIT_S) as client:
         (report,) = client.infer(wanted, [pictures[0]])
-        traced = client.trace(report.request)
-        assert client.trace(None).request == report.request
+        traced = client.watch.trace(report.request)
+        assert client.watch.trace(None).request == report.request
     assert (traced.model, traced.codec, traced.mode) == (report.model, "f32", "sequence")
     mine, theirs = traced.boards
     assert (mine.name, mine.clock_error_ms, theirs.name, theirs.missing) == ("watched", 0.0, "board-1", False)
@@ -156,7 +156,7 @@ def test_a_trace_shows_both_boards_and_who_does_not_answer(
     os.killpg(group, signal.SIGSTOP)
     try:
         with ControlClient(watched[0], timeout_s=LIMIT_S) as client:
-            alone = client.trace(report.request)
+            alone = client.watch.trace(report.request)
     finally:
         os.killpg(group, signal.SIGCONT)
     assert [(board.name, board.missing) for board in alone.boards] == [("watched", False), ("board-1", True)]
