@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from peer.protocol.span import SpanKind
 from peer.protocol.spans import SpanLog
 from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
 from peer.speedometer import Speedometer, yardstick
+from peer.starvation import Starvation
 from runtime.arrays import U8
 from runtime.errors import CodecError, RuntimeFailure
 from runtime.images import decode_rows
@@ -48,7 +49,8 @@ class _Work:
     prepare_s: float = 0.0
     encode_s: float = 0.0
     compute_s: float = 0.0
-    marks: list[float] = field(default_factory=list)
+    starved_s: float = 0.0  # between the steps; within them it is part of the time they took
+    starved_mark_s: float = 0.0
 
 
 class Worker:
@@ -58,13 +60,18 @@ class Worker:
         self,
         models: Mapping[ModelId, Model],
         usual: Callable[[], ModelId | None] = lambda: None,
+        starved_s: Callable[[], float] | None = None,
         spans: SpanLog | None = None,
     ) -> None:
-        """`usual` names the model whose speed is this board's, None while there is none; `spans` gets every step."""
+        """`usual` names the model whose speed is this board's, None while there is none.
+
+        `starved_s` tells how long this thread has been kept from running so far, seconds. `spans` gets every step.
+        """
         self._spans = SpanLog() if spans is None else spans
         self.speedometer = Speedometer()
         self._models = models  # a lookup may load; a copy would load them all
         self._usual = usual
+        self._starved_s = starved_s or Starvation().waited_s
         self._measure_at = 0.0
         self._work: dict[AttemptKey, _Work] = {}
 
@@ -124,12 +131,14 @@ class Worker:
         work = self._work.get(effect.key)
         if work is None:
             return None
+        work.starved_s += self._starved_s() - work.starved_mark_s
         started = time.monotonic()
         try:
             work.shard.query()
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
         work.compute_s += self._done(effect.key, SpanKind.QUERY, work.shard.block, started)
+        work.starved_mark_s = self._starved_s()
         return QueryDone(key=effect.key)
 
     def attend(self, effect: Attend) -> Event | None:
@@ -137,6 +146,7 @@ class Worker:
         work = self._work.get(effect.key)
         if work is None:
             return None
+        work.starved_s += self._starved_s() - work.starved_mark_s
         started = time.monotonic()
         block, decoded_s = work.shard.block, work.shard.decode_s
         try:
@@ -151,7 +161,7 @@ class Worker:
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
         decode_s = work.shard.decode_s
-        spent_s = work.compute_s - decode_s + work.encode_s
+        spent_s = work.compute_s - decode_s + work.encode_s + work.starved_s
         blocks = work.model.plan.geometry.blocks
         self.speedometer.worked(tokens=work.tokens, block_s=spent_s / blocks, now=time.monotonic())
         timing = Timing(
@@ -205,6 +215,7 @@ class Worker:
         started = time.monotonic()
         body = b"" if work.alone else bytes(work.shard.encode())
         work.encode_s += self._done(key, SpanKind.ENCODE, work.shard.block, started)
+        work.starved_mark_s = self._starved_s()
         return CodesReady(key=key, block=work.shard.block, body=body)
 
     def _done(self, key: AttemptKey, kind: SpanKind, block: int, started: float) -> float:

@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/: run on a throw-away ring, or parsed where it cannot run here, for a reason named below.
+"""Every command in README.md and docs/: run on a throw-away ring, or parsed where it cannot run here, for a reason.
 
 A command is a line with a `$ ` prompt in a block ```console, or any line in a block ```sh, and what prose says in
 `backticks` that begins with one of our programs.
@@ -66,6 +66,8 @@ ON_BOARD = {
     "rsync": "needs another machine",
     "systemd/install.sh": "installs into the machine; test_install.py runs it in a root folder of its own",
 }
+# What may end otherwise than with 0: the machine decides.
+CODES = {"peerctl doctor --strict": (0, 1)}
 PROGRAMS = ("peerctl", "peerd", "python -m", "make", "pip install")
 
 
@@ -130,8 +132,7 @@ def excuse(text: str) -> str | None:
 
 def check(text: str) -> None:
     """Whether our programs would take this command; anything else is left alone. Raises AssertionError."""
-    for part in re.split(r"\s(?:\|\||&&|\||>|;)\s", text):
-        words = shlex.split(part.strip().replace("...", ""), comments=True)
+    for words in simple_commands(text):
         while words and re.fullmatch(r"[A-Z_]+=\S*|sudo", words[0]):
             words = words[1:]
         if words[:1] == ["peerctl"]:
@@ -145,8 +146,21 @@ def check(text: str) -> None:
                 rf"^{re.escape(words[1])}:|^\.PHONY:.*\b{re.escape(words[1])}\b", makefile(), re.MULTILINE
             ), words
         elif words[:2] == ["pip", "install"]:
-            for extra in re.findall(r"\.\[(\w+)\]", part):
+            for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
                 assert re.search(rf"^{extra} =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE), extra
+
+
+def simple_commands(text: str) -> list[list[str]]:
+    """The words of each command of a pipeline or list, as a shell would split them."""
+    lexer = shlex.shlex(text.replace("...", ""), posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;<>"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
 
 
 def makefile() -> str:
@@ -156,7 +170,9 @@ def makefile() -> str:
 def check_click(command: click.Command, name: str, words: Sequence[str]) -> None:
     """Every command, option and choice is there; placeholders in capitals stand for any value."""
     ctx = click.Context(command, info_name=name, **command.context_settings)
-    left = [re.sub(r"[\[\]]", "", word) for word in words if word != "--help"]
+    left = [re.sub(r"[\[\]]", "", word) for word in words if word not in ("-h", "--help", "--version")]
+    if not left:
+        return
     while isinstance(command, click.Group):
         child = command.get_command(ctx, left[0]) if left else None
         assert child is not None, f"{name} has no command {left[:1]}"
@@ -184,7 +200,9 @@ def check_click(command: click.Command, name: str, words: Sequence[str]) -> None
             argument = values[min(taken, len(values) - 1)]
             assert taken < len(values) or argument.nargs == -1, f"{command.name} takes no argument {word}"
             taken += 1
-            if "|" not in word:
+            if "|" in word:
+                return  # one of several ways to go on
+            if word:
                 check_value(argument, word)
                 if argument.nargs == -1 and not isinstance(argument.type, click.Path):
                     return  # the rest is another program's
@@ -206,7 +224,9 @@ def check_module(name: str, options: Sequence[str]) -> None:
     assert sources, f"there is no {name}"
     text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
     for option in options:
-        assert f'"{option.partition("=")[0]}"' in text, f"{name} has no option {option}"
+        flag = option.partition("=")[0]
+        field = flag.removeprefix("--").replace("-", "_")  # of a dataclass, each of whose fields is an option
+        assert f'"{flag}"' in text or re.search(rf"^    {field}: ", text, re.MULTILINE), f"{name} has no option {flag}"
 
 
 def test_there_are_commands_in_every_document_that_should_have_some() -> None:
@@ -328,7 +348,8 @@ class Desk:
             cwd=self.folder,
             env=self.environment,
         )
-        assert done.returncode == 0, f"{command}\n{script}\n{done.stdout[-600:]}\n{done.stderr[-600:]}"
+        allowed = next((codes for start, codes in CODES.items() if command.text.startswith(start)), (0,))
+        assert done.returncode in allowed, f"{command}\n{script}\n{done.stdout[-600:]}\n{done.stderr[-600:]}"
         assert "Traceback" not in done.stderr
 
 
