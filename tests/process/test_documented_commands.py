@@ -4,6 +4,7 @@ A command is a line with a `$ ` prompt in a block ```console, or any line in a b
 `backticks` that begins with one of our programs.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -132,9 +133,8 @@ def excuse(text: str) -> str | None:
 
 def check(text: str) -> None:
     """Whether our programs would take this command; anything else is left alone. Raises AssertionError."""
-    for words in simple_commands(text):
-        while words and re.fullmatch(r"[A-Z_]+=\S*|sudo", words[0]):
-            words = words[1:]
+    for said in simple_commands(text):
+        words = list(itertools.dropwhile(re.compile(r"[A-Z_]+=.*|sudo").fullmatch, said))
         if words[:1] == ["peerctl"]:
             check_click(peerctl, "peerctl", words[1:])
         elif words[:1] == ["peerd"]:
