@@ -299,9 +299,9 @@ class Desk:
             ("OUT/NAME", "OUT/tiny"),
         ):
             text = re.sub(rf"(?<![A-Z_]){word}(?![A-Z_])", value, text)
-        return text.replace("models_onnx/NAME", "models_onnx/tiny").replace(
-            "127.0.0.1:9700", f"127.0.0.1:{self.metrics}"
-        )
+        text = text.replace("peerctl up ", "peerctl up --timeout 110 ")  # of patience, on a machine that is busy
+        text = text.replace("models_onnx/NAME", "models_onnx/tiny")
+        return text.replace("127.0.0.1:9700", f"127.0.0.1:{self.metrics}")
 
     metrics = 0
 
