@@ -4,7 +4,7 @@ Local monotonic seconds, given as arguments. Nothing is decided by what is noted
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peer.protocol.messages import Assign
 from peer.protocol.span import MAX_SPANS, Span, SpanKind
@@ -62,7 +62,8 @@ class SpanLog:
 
     def begin(self, key: AttemptKey, assign: Assign, me: int, now: float) -> None:
         """This board's part of an attempt begins."""
-        self._open(key, _Attempt(model=assign.model, batch=assign.batch, assign=assign, me=me, marks=[]), now)
+        plan = replace(assign, body=b"")  # the input would be kept as long as the log remembers
+        self._open(key, _Attempt(model=assign.model, batch=assign.batch, assign=plan, me=me, marks=[]), now)
 
     def whole(self, request: RequestId, model: ModelId, batch: int, start_s: float, end_s: float) -> None:
         """This board ran the undivided model."""

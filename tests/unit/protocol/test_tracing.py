@@ -1,5 +1,6 @@
 """Spans: what is remembered, what is told to whom, and how two clocks are put on one."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -82,7 +83,7 @@ def test_memory_has_bounds() -> None:
     made = SpanLog()
     for request in range(300):
         made.submitted(RequestId(request), 0.0)
-    for request in range(1000, 1200):
+    for request in range(1000, 1010):
         made.begin(AttemptKey(RequestId(request), 1), assign(request), 0, 0.0)
         for block in range(MAX_SPANS + 10):
             made.own(AttemptKey(RequestId(request), 1), SpanKind.QUERY, block, 0.0, 0.0)
@@ -94,6 +95,14 @@ def test_memory_has_bounds() -> None:
     for request in range(200):
         many.begin(AttemptKey(RequestId(request), 1), assign(request), 0, 0.0)
     assert sum(bool(many.find(RequestId(request))) for request in range(200)) == spans_module._ATTEMPTS
+
+
+def test_inputs_are_not_kept() -> None:
+    made, body = SpanLog(), bytes(10_000)
+    held = sys.getrefcount(body)
+    made.begin(KEY, replace(assign(), body=body), 0, 1.0)
+    assert made.find(REQUEST)
+    assert sys.getrefcount(body) == held
 
 
 def test_a_question_goes_to_every_other_board_and_its_answer_comes_back_once() -> None:
