@@ -19,6 +19,7 @@ from peer.errors import PeerError
 from peer.loaded_models import LoadedModels
 from peer.protocol.events import ModelsChanged
 from peer.protocol.requests import Requests
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import ModelId
 from peer.pulse import Pulse
 from peer.worker import Worker
@@ -55,14 +56,17 @@ class Compute:
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
         sockets = DataSockets(self._zmq, setup.host, setup.port)
-        self._worker = Worker(self._models, lambda: self._usual)
+        spans = SpanLog()
+        self._worker = Worker(self._models, lambda: self._usual, spans=spans)
         self._plane = DataPlane(
             sockets=sockets,
             machine=Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits),
             compute=self._worker,
             encrypted=setup.keys is not None,
             pulse=pulse,
+            spans=spans,
             on_deliver=daemon.tell,
+            on_trace=daemon.tell,
             on_lost=lambda peer: daemon.tell(Lost(peer=peer)),
             on_crash=_die,
         )
@@ -99,7 +103,13 @@ class Compute:
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
-        return Account(counters=counters, speed=self._worker.speedometer.speed(time.monotonic()))
+        return Account(
+            counters=counters,
+            speed=self._worker.speedometer.speed(time.monotonic()),
+            load=self._plane.load,
+            shards=self._plane.ledger.shards,
+            links=self._plane.ledger.links(),
+        )
 
     def finish(self) -> None:
         """Let shards under way end, then close; other boards are told by their links."""

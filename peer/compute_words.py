@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer.protocol.accounts import LinkTotals, Load, ShardTotals
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
 from peer.protocol.requests import RequestLimits
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
 from peer.protocol.types import ModelFacts, ModelId, PeerId, View
 from peer.zmq_transport import KeyPair
 from runtime.settings import SessionSettings
@@ -73,7 +75,10 @@ class Account:
 
     counters: Counter[str]
     speed: float | None
+    load: Load = field(default_factory=Load)
+    shards: ShardTotals = field(default_factory=ShardTotals)
+    links: Mapping[PeerId, LinkTotals] = field(default_factory=dict)
 
 
-Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged
-Up = Ready | Unable | Lost | Account | Deliver
+Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged | CollectSpans
+Up = Ready | Unable | Lost | Account | Deliver | OwnSpans | Collected

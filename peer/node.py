@@ -23,13 +23,14 @@ from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
-from peer.errors import ConfigError, Leaving, NoSuchModel, PeerError
+from peer.errors import Cancelled, ConfigError, Leaving, NoSuchModel, PeerError
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
 from peer.news import known, news
+from peer.observation import Observation
 from peer.partial_copy import target_of
 from peer.protocol import ring
 from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
@@ -39,9 +40,10 @@ from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
+    ActivityReport,
     FetchReport,
     InferQuery,
     InferReport,
@@ -49,11 +51,14 @@ from peer.reports import (
     ModelReport,
     RingReport,
     StatusReport,
+    TraceReport,
     VerifyReport,
 )
+from peer.request_meter import RequestMeter
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
 from peer.watchdog import Progress
+from peer.trace_collector import TraceCollector
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
 from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
@@ -144,7 +149,12 @@ class Node:
         self._on_view(self._control.view())
         try:
             administration = self._administration(stop)
-            async with control_server(self, self._config.socket, administration), asyncio.TaskGroup() as tasks:
+            async with (
+                control_server(self, self._config.socket, administration) as clients,
+                self._observation.serve(self._config.metrics),
+                asyncio.TaskGroup() as tasks,
+            ):
+                self._observation.refused_clients = clients.refused
                 running = [
                     tasks.create_task(self._control.receive(), name="control-receive"),
                     tasks.create_task(self._control.receive_at_door(), name="door-receive"),
@@ -219,8 +229,22 @@ class Node:
             setup=self._compute_setup,
             on_deliver=lambda effect: self._inference.delivered(effect),  # noqa: PLW0108
             on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
+            on_trace=lambda word: self._traces.heard(word),  # noqa: PLW0108
         )
-        self._inference = Inference(catalog=self._catalog, submit=self._compute.submit, view=self._control.view)
+        self._traces = TraceCollector(ask=self._compute.collect, view=self._control.view, model_name=self._model_name)
+        meter = self._meter = RequestMeter(self._me.peer, now)
+        self._inference = Inference(
+            catalog=self._catalog, submit=self._compute.submit, view=self._control.view, meter=meter
+        )
+        self._observation = Observation(
+            version=self._version,
+            control=self._control,
+            compute=self._compute,
+            meter=meter,
+            models=lambda: len(self._catalog),
+            not_ready=self._not_ready,
+            refused_handshakes=self._control_sockets.refused,
+        )
         self._build_supply(loop, crash)
 
     def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
@@ -313,6 +337,7 @@ class Node:
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
             self._control_sockets.refused()
+            self._observation.sample(time.monotonic())
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
 
@@ -426,7 +451,23 @@ class Node:
         plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
         return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
 
+    async def trace(self, request: str | None) -> TraceReport:
+        return await self._traces.collect(None if request is None else RequestId(int(request, 16)))
+
+    async def activity(self) -> ActivityReport:
+        return await self._observation.activity()
+
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
+        try:
+            return await self._infer(query, images)
+        except PeerError as problem:
+            self._meter.failure(problem.kind)
+            raise
+        except asyncio.CancelledError:
+            self._meter.failure(Cancelled.kind)
+            raise
+
+    async def _infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
             raise Leaving("this board is leaving the ring; ask another one")
         if self._catalog.default is None:

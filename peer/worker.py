@@ -9,6 +9,8 @@ import numpy as np
 
 from peer.protocol.effects import Attend, Begin, Forget, Query, RunHead, RunWhole
 from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, Event, LogitsReady, QueryDone, ShardDone
+from peer.protocol.span import SpanKind
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
 from peer.speedometer import Speedometer, yardstick
 from peer.starvation import Starvation
@@ -59,11 +61,13 @@ class Worker:
         models: Mapping[ModelId, Model],
         usual: Callable[[], ModelId | None] = lambda: None,
         starved_s: Callable[[], float] | None = None,
+        spans: SpanLog | None = None,
     ) -> None:
         """`usual` names the model whose speed is this board's, None while there is none.
 
-        `starved_s` tells how long this thread has been kept from running so far, seconds.
+        `starved_s` tells how long this thread has been kept from running so far, seconds. `spans` gets every step.
         """
+        self._spans = SpanLog() if spans is None else spans
         self.speedometer = Speedometer()
         self._models = models  # a lookup may load; a copy would load them all
         self._usual = usual
@@ -102,7 +106,8 @@ class Worker:
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
         assign = effect.assign
-        started = time.perf_counter()
+        started = time.monotonic()
+        self._spans.begin(effect.key, assign, effect.me, started)
         mine = assign.shards[effect.me].tokens
         try:
             model = self._models[assign.model]
@@ -115,7 +120,7 @@ class Worker:
                 tokens=mine.count * assign.batch,
             )
             work.shard.embed(rows, mine.start)
-            work.prepare_s = time.perf_counter() - started
+            work.prepare_s = self._done(effect.key, SpanKind.PREPARE, 0, started)
             self._work[effect.key] = work
             return self._encode(effect.key, work)
         except RuntimeFailure as problem:
@@ -127,12 +132,12 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             work.shard.query()
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
-        work.compute_s += time.perf_counter() - started
+        work.compute_s += self._done(effect.key, SpanKind.QUERY, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return QueryDone(key=effect.key)
 
@@ -142,11 +147,13 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
-        block = work.shard.block
+        started = time.monotonic()
+        block, decoded_s = work.shard.block, work.shard.decode_s
         try:
             work.shard.attend([(payload.tokens, payload.body) for payload in effect.payloads])
-            work.compute_s += time.perf_counter() - started
+            decoded_s = work.shard.decode_s - decoded_s
+            self._spans.own(effect.key, SpanKind.DECODE, block, started, started + decoded_s)
+            work.compute_s += self._done(effect.key, SpanKind.ATTEND, block, started)
             if not work.shard.done:
                 return self._encode(effect.key, work)
         except CodecError as problem:
@@ -167,18 +174,21 @@ class Worker:
 
     def whole(self, effect: RunWhole) -> Event:
         """The undivided model on this board."""
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             rows = _shaped(effect.rows, effect.batch, model.plan.geometry.row_bytes)
             logits = model.whole(rows)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
-        timing = Timing(compute_us=round((time.perf_counter() - started) * 1e6))
+        ended = time.monotonic()
+        self._spans.whole(effect.request, effect.model, effect.batch, started, ended)
+        timing = Timing(compute_us=round((ended - started) * 1e6))
         return LogitsReady(request=effect.request, timing=timing, body=logits.tobytes())
 
     def head(self, effect: RunHead) -> Event:
         """Mean of the boards' class tokens, then the classifier."""
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             features = np.stack([np.frombuffer(body, dtype=np.float32) for body in effect.features])  # f32 [N, B*D]
@@ -188,6 +198,7 @@ class Worker:
             logits = model.head(cls)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
+        self._spans.head(effect.request, started, time.monotonic())
         return LogitsReady(request=effect.request, timing=Timing(), body=logits.tobytes())
 
     def forget(self, effect: Forget) -> None:
@@ -201,11 +212,17 @@ class Worker:
         return _shaped(assign.body, assign.batch, plan.geometry.row_bytes)
 
     def _encode(self, key: AttemptKey, work: _Work) -> Event:
-        started = time.perf_counter()
+        started = time.monotonic()
         body = b"" if work.alone else bytes(work.shard.encode())
-        work.encode_s += time.perf_counter() - started
+        work.encode_s += self._done(key, SpanKind.ENCODE, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return CodesReady(key=key, block=work.shard.block, body=body)
+
+    def _done(self, key: AttemptKey, kind: SpanKind, block: int, started: float) -> float:
+        """Note down a step that ends now; how long it took, seconds."""
+        ended = time.monotonic()
+        self._spans.own(key, kind, block, started, ended)
+        return ended - started
 
     def _culprits(self, work: _Work, block: int, effect: Attend) -> tuple[int, ...]:
         """Whose payload the codec refuses; asked only after a refusal, so that good payloads are checked once."""

@@ -66,6 +66,7 @@ class Coordinator:
         self.phase = Phase.RUNNING
         self._facts = facts
         self._started_at = now
+        self._queue_s = 0.0  # behind other requests
         self._patience = patience
         self._attempt_at = now
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
@@ -93,6 +94,7 @@ class Coordinator:
     def begin(self, view: View, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
+        self._queue_s = now - self._started_at
         self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
         wanted = self.submission
         if now >= wanted.deadline_at:
@@ -252,6 +254,7 @@ class Coordinator:
             input_bytes=self._input_bytes,
             gather_s=0.0 if self._single else now - self._gather_from,
             latency_s=now - self._started_at,
+            queue_s=self._queue_s,
         )
         return [Deliver(request=wanted.request, result=answer)]
 

@@ -99,6 +99,7 @@ class Answer:
     input_bytes: int
     gather_s: float  # from the asked board's own last block to the answer
     latency_s: float  # from submission to the answer
+    queue_s: float = 0.0  # of that, behind other requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from peer.protocol.bulk_messages import BulkMessage
+from peer.protocol.trace_messages import TraceMessage
 from peer.protocol.types import (
     Address,
     Endpoint,
@@ -207,4 +208,4 @@ ControlMessage = (
     Hello | Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed | Stranger
 )
 DataMessage = Assign | Codes | Feature | Failed | Cancel
-Message = ControlMessage | DataMessage | BulkMessage
+Message = ControlMessage | DataMessage | TraceMessage | BulkMessage

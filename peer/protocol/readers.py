@@ -51,6 +51,8 @@ class Kind(enum.IntEnum):
     FEATURE = 18
     FAILED = 19
     CANCEL = 20
+    SPANS_REQUEST = 21
+    SPANS = 22
     FETCH = 32
     CHUNK = 33
     NO_CHUNK = 34

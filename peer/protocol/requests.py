@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from peer.errors import LocalProtocolError, NoSuchModel
+from peer.protocol.accounts import Load
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.effects import Deliver, Effect, Send
@@ -76,6 +77,11 @@ class Requests:
     @property
     def idle(self) -> bool:
         return not self._coordinators and not self._participants and not self._waiting
+
+    @property
+    def load(self) -> Load:
+        """What is under way; may be read by other threads."""
+        return Load(running=len(self._coordinators), waiting=len(self._waiting), shards=len(self._participants))
 
     def deadline(self) -> float | None:
         """Local monotonic time at which a TimerDue is wanted, or None."""
