@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import random
-import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
-from peer.news import known, news
+from peer.news import NewsLog
 from peer.observation import Observation
 from peer.partial_copy import target_of
 from peer.protocol import ring
@@ -40,7 +39,7 @@ from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, RequestId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     ActivityReport,
@@ -57,10 +56,10 @@ from peer.reports import (
 from peer.request_meter import RequestMeter
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
-from peer.watchdog import Progress
 from peer.trace_collector import TraceCollector
+from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
-from runtime.memory import GiveBack
+from runtime.memory import GiveBack, rss_bytes
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -86,7 +85,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
-        self._known: dict[PeerId, Status] = {}
+        self._news = NewsLog()
         self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
@@ -286,9 +285,7 @@ class Node:
         return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
-        for item in news(self._known, view.members):
-            _log.log(item.level, "%s", item.text, extra={"peer": item.peer})
-        self._known = known(self._known, view.members)
+        self._news.tell(view.members)
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
         self.changed.set()
@@ -394,7 +391,7 @@ class Node:
             uptime_s=time.monotonic() - self._started_at,
             epoch=ring.epoch(alive),
             boards_alive=len(alive),
-            rss_bytes=_rss_bytes(),
+            rss_bytes=rss_bytes(),
             threads=self._threads,
             default_model=None if default is None else self._catalog.plan(default).name,
             models=len(self._catalog),
@@ -494,11 +491,3 @@ async def _forward(crashed: asyncio.Future[None]) -> None:
         raise
     except BaseException as problem:
         raise DataPlaneCrash(f"a plane ended: {type(problem).__name__}: {problem}") from problem
-
-
-def _rss_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0
