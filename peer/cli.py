@@ -17,6 +17,7 @@ _COMMANDS = {
     "infer": ("peer.cli_infer", "Classify images over the ring."),
     "members": ("peer.cli_members", "Who is here, in which state, and why."),
     "ring": ("peer.cli_members", "The order of the boards and the tokens each holds."),
+    "plan": ("peer.cli_plan", "What a request would take on 1, 2, ... boards, and which way is best."),
     "models": ("peer.cli_models", "Models on this board and on the ring; check their digests."),
     "token": ("peer.cli_cluster", "The cluster's token: make one, show it, rotate it."),
     "join": ("peer.cli_cluster", "Enter the cluster that a token belongs to."),

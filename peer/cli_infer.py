@@ -24,14 +24,17 @@ _DEADLINE_GRACE_S = 2.0
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", help="Model to use  [the daemon's default].")
-@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [all alive].")
+@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [the planner's choice].")
 @click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [by speed].")
 @click.option("--codec", help="How codes are packed on the way (see peerctl models show)  [the model's].")
 @click.option(
     "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
 )
 @click.option(
-    "--mode", type=click.Choice(["auto", "single", "sequence"]), default="auto", help="One board, or tokens split."
+    "--mode",
+    type=click.Choice(["auto", "single", "sequence"]),
+    default="auto",
+    help="One board, or tokens split over all boards; auto: whichever is faster (see peerctl plan)  [auto].",
 )
 @click.option("--top", type=click.IntRange(1, 1000), default=5, help="Labels to show  [5].")
 @click.option("--logits", is_flag=True, help="All raw outputs as well (with --json).")
@@ -203,7 +206,7 @@ class _Run:
             click.echo(f"  {printable(label.label):{width}}  {bar(label.probability)} {label.probability:6.1%}")
         click.echo(f"  {printable(summary(report))}")
         if self._explain and report.explain is not None:
-            click.echo(f"  why: {printable(report.explain.reason)}\n{costs(report)}")
+            click.echo(f"  why: {printable(report.explain.reason)}\n  {forecast(report)}\n{costs(report)}")
 
 
 def _stable(report: InferReport, *, logits: bool, explain: bool) -> dict[str, object]:
@@ -226,6 +229,14 @@ def summary(report: InferReport) -> str:
         f"{count(len(report.boards), 'board')} ({shares}): {took}; codec {report.codec}, {report.exchange}, "
         f"{count(report.rounds, 'round')}, {travelled}{notes}"
     )
+
+
+def forecast(report: InferReport) -> str:
+    """Predicted beside measured."""
+    if not report.predicted_ms:
+        return f"predicted: nothing was measured yet; measured {report.latency_ms:.1f} ms"
+    off = report.latency_ms / report.predicted_ms - 1
+    return f"predicted {report.predicted_ms:.1f} ms, measured {report.latency_ms:.1f} ms ({off:+.0%})"
 
 
 def costs(report: InferReport) -> str:

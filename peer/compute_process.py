@@ -52,6 +52,7 @@ class ComputeProcess:
         self.counters: Counter[str] = Counter()  # of the process that runs now
         self.restarts = 0
         self.speed: float | None = None
+        self.account: Account | None = None  # the last one
         self._setup = setup
         self._program = program
         self._on_deliver = on_deliver
@@ -192,6 +193,7 @@ class ComputeProcess:
                 self._on_lost(peer)
             case Account(counters=counters, speed=speed):
                 self.counters, self.speed = counters, speed
+                self.account = word
             case Deliver(request=request):
                 self._under_way.pop(request, None)
                 self._on_deliver(word)

@@ -16,13 +16,15 @@ from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, 
 from peer.data_plane import DataPlane
 from peer.errors import PeerError
 from peer.loaded_models import LoadedModels
-from peer.protocol.events import ModelsChanged
+from peer.protocol.events import ModelsChanged, ViewChanged
+from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import Requests
-from peer.protocol.types import ModelId
+from peer.protocol.types import ModelFacts, ModelId
 from peer.pulse import Pulse
 from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
+from runtime.memory import free_bytes
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -51,10 +53,12 @@ class Compute:
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
         sockets = DataSockets(self._zmq, setup.host, setup.port)
-        self._worker = Worker(self._models, lambda: self._usual)
+        self._facts = setup.holdings.facts
+        self._worker = Worker(self._models, lambda: self._usual, self._model_facts)
+        self._machine = Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits)
         self._plane = DataPlane(
             sockets=sockets,
-            machine=Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits),
+            machine=self._machine,
             compute=self._worker,
             encrypted=setup.keys is not None,
             pulse=pulse,
@@ -63,11 +67,15 @@ class Compute:
             on_crash=_die,
         )
 
+    def _model_facts(self, model: ModelId) -> ModelFacts | None:
+        return self._facts.get(model)
+
     def start(self) -> None:
         """Load what the first request will need, then serve. Raises RuntimeFailure."""
         if self._usual is not None:
             model = self._models[self._usual]
             model.codec(model.plan.default_codec)
+        self._plane.submit(ViewChanged(view=self._machine.view))
         self._plane.start()
 
     def hear(self, word: Down) -> bool:
@@ -78,6 +86,7 @@ class Compute:
             case Holdings():
                 self._models.hold(word.folders)
                 self._usual = self._usual or word.usual
+                self._facts = word.facts
                 self._plane.submit(ModelsChanged(models=word.facts))
             case Finish():
                 return False
@@ -90,7 +99,16 @@ class Compute:
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
-        return Account(counters=counters, speed=self._worker.speedometer.speed(time.monotonic()))
+        profile = BoardProfile(
+            rate=self._machine.soundings.fastest, free_bytes=free_bytes(), models=self._worker.profiler.profiles
+        )
+        return Account(
+            counters=counters,
+            speed=self._worker.speedometer.speed(time.monotonic()),
+            profile=profile,
+            links=self._machine.soundings.links,
+            lessons=self._machine.experience.lessons,
+        )
 
     def finish(self) -> None:
         """Let shards under way end, then close; other boards are told by their links."""

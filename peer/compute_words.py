@@ -7,6 +7,9 @@ from pathlib import Path
 
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
+from peer.protocol.experience import Case, Lesson
+from peer.protocol.outlook import Link
+from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import RequestLimits
 from peer.protocol.types import ModelFacts, ModelId, PeerId, View
 from peer.zmq_transport import KeyPair
@@ -73,6 +76,9 @@ class Account:
 
     counters: Counter[str]
     speed: float | None
+    profile: BoardProfile
+    links: Mapping[PeerId, Link]
+    lessons: Mapping[Case, Lesson]
 
 
 Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged

@@ -30,13 +30,15 @@ from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
 from peer.partial_copy import target_of
+from peer.planning import plan_report
 from peer.protocol import ring
-from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
+from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, ProfileMeasured, Sighted
 from peer.protocol.events import ViewChanged
 from peer.protocol.holders import holding
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.partition import partition
+from peer.protocol.profile import alike
 from peer.protocol.requests import RequestLimits
 from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
@@ -46,6 +48,8 @@ from peer.reports import (
     InferReport,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     StatusReport,
     VerifyReport,
@@ -59,6 +63,8 @@ from runtime.settings import SessionSettings
 _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
+_SOUND_EVERY_S = 300.0  # between two looks at the link to one board
+_SAME = 0.1  # a profile that differs by less is no news
 _T = TypeVar("_T")
 
 
@@ -180,7 +186,7 @@ class Node:
             view=self._control.view(),
             holdings=self._holdings(),
             settings=self._settings(),
-            limits=RequestLimits(coordinated=self._config.max_requests),
+            limits=RequestLimits(coordinated=self._config.max_requests, sound_every_s=_SOUND_EVERY_S),
         )
 
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
@@ -298,9 +304,19 @@ class Node:
             await asyncio.sleep(_SPEED_EVERY_S)
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
+            self._tell_profile()
             self._control_sockets.refused()
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    def _tell_profile(self) -> None:
+        """Let the others know what this board measured of itself, when that is news."""
+        account = self._compute.account
+        if account is None or not (account.profile.models or account.profile.rate):
+            return
+        told = self._control.view().members[self._me.peer].profile
+        if told is None or not alike(told, account.profile, _SAME):
+            self._control.handle(ProfileMeasured(profile=account.profile))
 
     async def _take_notes(self) -> None:
         """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
@@ -404,6 +420,13 @@ class Node:
         if self._catalog.default is None:
             raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        facts = self._catalog.facts()[self._catalog.named(query.model)]
+        account = self._compute.account
+        links, lessons = (account.links, account.lessons) if account else ({}, {})
+        view, now = self._control.view(), time.monotonic()
+        return plan_report(query, facts, view, links=links, lessons=lessons, now=now)
 
     async def fetch(self, model: str) -> FetchReport:
         return await self._supply.fetch(model)

@@ -1,7 +1,6 @@
 """Compute as the protocol sees it: two boards' work in one process, and who is blamed when a payload is damaged."""
 
 import itertools
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -110,25 +109,6 @@ def test_three_boards_give_the_undivided_answer(worker: Worker, tiny: Model, row
     assert isinstance(answer, LogitsReady)
     assert isinstance(whole, LogitsReady)
     np.testing.assert_allclose(np.frombuffer(answer.body, "f4"), np.frombuffer(whole.body, "f4"), atol=1e-5)
-
-
-def test_an_idle_worker_measures_itself_once_in_a_while(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual: list[ModelId] = []
-    worker = Worker({MODEL: tiny}, lambda: usual[0] if usual else None)
-    worker.idle(100.0)
-    assert worker.speedometer.speed(100.0) is None  # no model yet
-    usual.append(MODEL)
-    worker.idle(100.0)
-    first = worker.speedometer.speed(100.0)
-    assert first is not None
-    assert first > 0
-    monkeypatch.setattr(time, "perf_counter", iter(float(i) for i in range(100)).__next__)  # every step takes a second
-    worker.idle(159.0)
-    assert worker.speedometer.speed(159.0) == first
-    worker.idle(161.0)
-    slower = worker.speedometer.speed(161.0)
-    assert slower is not None
-    assert slower < first / 10
 
 
 def not_a_number(body: bytes) -> bytes:
