@@ -33,7 +33,7 @@ $(VENV)/.check: $(VENV)/.base
 	@touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/peerctl up --boards 4 -- $(BIN)/peerctl infer docs/photos/chelsea.png --explain
+	$(BIN)/peerctl up --boards 4 -- sh -c '$(BIN)/peerctl infer docs/photos/chelsea.png --boards 4 --explain && $(BIN)/peerctl plan'
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

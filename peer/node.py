@@ -64,6 +64,7 @@ _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
 _SOUND_EVERY_S = 300.0  # between two looks at the link to one board
+_PLAN_PATIENCE_S, _PLAN_LOOK_S = 5.0, 0.1
 _SAME = 0.1  # a profile that differs by less is no news
 _T = TypeVar("_T")
 
@@ -318,6 +319,11 @@ class Node:
         if told is None or not alike(told, account.profile, _SAME):
             self._control.handle(ProfileMeasured(profile=account.profile))
 
+    def _profiled(self) -> bool:
+        """Whether this board has told what it measured of itself."""
+        profile = self._control.view().members[self._me.peer].profile
+        return profile is not None and bool(profile.models)
+
     async def _take_notes(self) -> None:
         """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
         while True:
@@ -423,6 +429,10 @@ class Node:
 
     async def plan(self, query: PlanQuery) -> PlanReport:
         facts = self._catalog.facts()[self._catalog.named(query.model)]
+        until = time.monotonic() + _PLAN_PATIENCE_S
+        # A board that has just started measures itself first; a model that nobody has used yet is not waited for.
+        while facts.model == self._catalog.default and not self._profiled() and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_PLAN_LOOK_S)
         account = self._compute.account
         links, lessons = (account.links, account.lessons) if account else ({}, {})
         view, now = self._control.view(), time.monotonic()

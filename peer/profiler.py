@@ -21,7 +21,7 @@ _SECOND_LOOK_S = 5.0  # the first may have met a machine that was starting
 _SOONEST_AGAIN_S = 60.0
 _WORSE = 1.1  # times what it was: more is hardly believed of a quiet measurement, and by the next one it is
 _FIRST_PAUSE, _PAUSE = 20.0, 300.0  # times what a measurement took: a third of a per cent of a core in the long run
-_AT_ONCE, _LATER = 0.0, 3600.0
+_AT_ONCE, _LEAST_PAUSE_S, _LATER = 0.0, 0.01, 3600.0
 _PLAIN = (CodecKind.F32, CodecKind.F16, CodecKind.INT8, CodecKind.INT4)  # no graphs: loading them costs no memory
 _WHOLE_MEMORY = 0.7  # of what an undivided run took before
 
@@ -74,7 +74,8 @@ class Profiler:
         if self._running is None:
             model = self._due(now)
             if model is None:
-                return max(0.0, min(self._due_at.values(), default=now + _LATER) - now)
+                known = [at for name, at in self._due_at.items() if self._facts(name) is not None]
+                return max(_LEAST_PAUSE_S, min(known, default=now + _LATER) - now)
             self._due_at[model] = now + _SOONEST_AGAIN_S
             self._running = self._measurement(model)
             self._spent_s = 0.0

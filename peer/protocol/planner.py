@@ -114,9 +114,7 @@ def cost_s(party: Party, tokens: float, load: Load) -> float:
     return (part.query_s + part.attend_s + codec.encode.at(own) + codec.decode.at(others)) * party.slower
 
 
-def shares(
-    members: Sequence[Party], load: Load, known: Mapping[PeerId, "_Curve"] | None = None
-) -> tuple[int, ...]:
+def shares(members: Sequence[Party], load: Load, known: Mapping[PeerId, "_Curve"] | None = None) -> tuple[int, ...]:
     """Tokens of each board, so that all are through with a block at the same time; equal boards get equal shares.
 
     `known`: curves of the boards, where they were drawn before.

@@ -148,7 +148,7 @@ class Network:
         self._sequence = itertools.count()
         self._last: dict[tuple[int, int], float] = {}
         # Some boards are worth asking, some are not, and some have not told: the planner takes every way in turn.
-        self._profiles = [_profile(self.random) for _ in range(boards)]
+        self.profiles = [_profile(self.random) for _ in range(boards)]
         self._status = {i: (Status.ALIVE, 1) for i in range(boards)}
         self.boards = [Board(self, i, 1) for i in range(boards)]
 
@@ -166,7 +166,7 @@ class Network:
             incarnation=Incarnation(incarnation),
             status=status,
             models=frozenset({MODEL}),
-            profile=self._profiles[index],
+            profile=self.profiles[index],
         )
 
     def at(self, delay_s: float, action: Callable[[], None]) -> None:
@@ -231,7 +231,7 @@ class Network:
         self.story.append(f"{self.now:.3f} b{index} starts again")
         self._status[index] = (Status.ALIVE, incarnation)
         self.boards[index] = Board(self, index, incarnation)
-        self._publish()
+        self.publish()
 
     def _notice(self, board: Board) -> None:
         if self.boards[board.index] is board:
@@ -239,9 +239,9 @@ class Network:
         for other in self.boards:
             if other.up and self.random.random() < 0.5:
                 self.dispatch(other, PeerLost(peer=_peer(board.index)))
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         for board in self.boards:
             if board.up:
                 self.dispatch(board, ViewChanged(view=self.view_of(board.index)))
@@ -506,8 +506,11 @@ def _logits(request: RequestId, batch: int) -> bytes:
 def _profile(random: Random) -> BoardProfile | None:
     """What a board tells of itself: nothing, or times from far too slow to share to worth waiting for."""
     block_s = random.choice([None, 0.002, 0.01, 0.05])
-    if block_s is None:
-        return None
+    return None if block_s is None else board_profile(block_s, random.choice([None, 1e6]))
+
+
+def board_profile(block_s: float, rate: float | None = 1e6) -> BoardProfile:
+    """A board that takes so long for a block of all tokens."""
     points = tuple(
         Point(
             tokens=tokens,
@@ -519,7 +522,7 @@ def _profile(random: Random) -> BoardProfile | None:
         for tokens in (1, TOKENS // 2, TOKENS)
     )
     times = StageTimes(model=MODEL, points=points, whole_s=BLOCKS * block_s, head_s=0.0, codecs=())
-    return BoardProfile(rate=random.choice([None, 1e6]), models=(times,))
+    return BoardProfile(rate=rate, models=(times,))
 
 
 def _peer(index: int) -> PeerId:
