@@ -24,7 +24,7 @@ from peer.pulse import Pulse
 from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
-from runtime.memory import free_bytes
+from runtime.memory import GiveBack, free_bytes
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -49,6 +49,8 @@ class Compute:
     def __init__(self, setup: Setup, daemon: _Daemon, pulse: Pulse) -> None:
         self._daemon = daemon
         self._usual: ModelId | None = setup.holdings.usual
+        self._give_back = GiveBack()
+        self._turns = 0
         self._models = LoadedModels(setup.holdings.folders, setup.settings)
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
@@ -96,6 +98,11 @@ class Compute:
                 self._plane.submit(event)
         return True
 
+    def tidy(self) -> None:
+        """Call about every second."""
+        turns, self._turns = self._turns, self._plane.dispatched
+        self._give_back.look(worked=self._turns != turns or not self._plane.idle, now=time.monotonic())
+
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
@@ -142,6 +149,7 @@ def serve(connection: Connection, pulse: Pulse) -> int:
         if time.monotonic() - told_at >= _ACCOUNT_S:
             told_at = time.monotonic()
             daemon.tell(compute.account())
+            compute.tidy()
     compute.finish()
     return 0
 

@@ -27,6 +27,7 @@ from runtime.plan import ModelPlan
 from runtime.scores import likeliest, unpack
 
 _NEWS = 0.3  # of a request, in what is usual
+_DECODED_AT_ONCE = 2  # pictures: each may take hundreds of megabytes for a moment, and the cores are needed elsewhere
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
 
@@ -41,6 +42,8 @@ class Inference:
         self._view = view
         self._handover_s = 0.0  # between decoding and the request machine, and back
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
+        self.begun = 0  # requests so far
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -66,6 +69,7 @@ class Inference:
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify the images as one batch. Raises RequestError."""
         started_at = time.monotonic()
+        self.begun += 1
         model = self._catalog.named(query.model)
         plan = self._catalog.plan(model)
         codec = self._codec(plan, query.codec)
@@ -121,7 +125,8 @@ class Inference:
 
     async def _rows(self, plan: ModelPlan, name: str, data: bytes) -> bytes:
         try:
-            rows = await asyncio.to_thread(decode_rows, data, plan.image, plan.geometry)
+            async with self._decoding:
+                rows = await asyncio.to_thread(decode_rows, data, plan.image, plan.geometry)
         except ImageError as problem:
             raise BadInput(f"{name}: {problem}") from problem
         return rows.tobytes()

@@ -23,7 +23,7 @@ from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
-from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
+from peer.errors import ConfigError, Leaving, NoSuchModel, PeerError
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
@@ -57,6 +57,7 @@ from peer.reports import (
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
+from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -301,8 +302,11 @@ class Node:
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
+        give_back, begun = GiveBack(), 0
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
+            begun, before = self._inference.begun, begun
+            give_back.look(worked=begun != before or bool(self._inference.busy), now=time.monotonic())
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
             self._tell_profile()
@@ -422,7 +426,7 @@ class Node:
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
-            raise Refused("this board is leaving the ring; ask another one")
+            raise Leaving("this board is leaving the ring; ask another one")
         if self._catalog.default is None:
             raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)

@@ -50,11 +50,19 @@ def places(environ: Mapping[str, str], *, uid: int, system_config: Path = SYSTEM
 
 def control_socket(environ: Mapping[str, str], *, uid: int, system_socket: Path = SYSTEM_SOCKET) -> Path:
     """The socket that `peerctl` speaks to: TOKENRING_SOCKET, else the person's daemon, else the system's."""
+    return control_sockets(environ, uid=uid, system_socket=system_socket)[0]
+
+
+def control_sockets(environ: Mapping[str, str], *, uid: int, system_socket: Path = SYSTEM_SOCKET) -> tuple[Path, ...]:
+    """`control_socket`, and behind it those of TOKENRING_OTHER_SOCKETS, for when that daemon dies; colons between."""
     named = environ.get("TOKENRING_SOCKET")
     if named:
-        return Path(named)
-    own = places(environ, uid=uid).socket
-    return system_socket if not own.exists() and system_socket.exists() else own
+        first = Path(named)
+    else:
+        own = places(environ, uid=uid).socket
+        first = system_socket if not own.exists() and system_socket.exists() else own
+    others = (Path(other) for other in environ.get("TOKENRING_OTHER_SOCKETS", "").split(":") if other)
+    return (first, *(other for other in others if other != first))
 
 
 def checkout_models() -> Path | None:

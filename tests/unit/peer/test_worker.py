@@ -1,11 +1,13 @@
 """Compute as the protocol sees it: two boards' work in one process, and who is blamed when a payload is damaged."""
 
 import itertools
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
+from peer.catalog import _facts
 from peer.protocol.effects import Attend, Begin, Forget, Payload, Query, RunHead, RunWhole
 from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, LogitsReady, QueryDone, ShardDone
 from peer.protocol.messages import Assign
@@ -109,6 +111,28 @@ def test_three_boards_give_the_undivided_answer(worker: Worker, tiny: Model, row
     assert isinstance(answer, LogitsReady)
     assert isinstance(whole, LogitsReady)
     np.testing.assert_allclose(np.frombuffer(answer.body, "f4"), np.frombuffer(whole.body, "f4"), atol=1e-5)
+
+
+def test_a_worker_that_is_not_let_to_run_between_its_steps_is_slow(tiny: Model, rows: U8) -> None:
+    """A CPU quota strikes while a board waits for codes: its steps are quick, and all others wait for it."""
+
+    facts = _facts(tiny.plan)
+
+    def speed(starved_s: float) -> float:
+        worker = Worker({MODEL: tiny}, lambda: MODEL, lambda model: facts, itertools.count(0.0, starved_s).__next__)
+        while not worker.idle(0.0):
+            pass
+        bodies = first_codes(worker, rows)
+        for _ in range(tiny.plan.geometry.blocks):
+            for board in bodies:
+                worker.query(Query(key=key(board)))
+            events = [worker.attend(attend(board, bodies)) for board in bodies]
+            bodies = {board: e.body for board, e in enumerate(events) if isinstance(e, CodesReady)} or bodies
+        now = worker.speedometer.speed(time.monotonic())
+        assert now is not None
+        return now
+
+    assert speed(starved_s=10.0) < 0.01 * speed(starved_s=0.0)
 
 
 def not_a_number(body: bytes) -> bytes:
