@@ -18,11 +18,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import assert_never
 
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.errors import PeerError, RemoteStageError
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submission, Submitted, ViewChanged
-from peer.protocol.types import PeerId, RequestId
+from peer.protocol.types import ModelId, PeerId, RequestId
 from peer.pulse import Pulse
 
 _log = logging.getLogger(__name__)
@@ -131,6 +131,10 @@ class ComputeProcess:
     def hold(self, holdings: Holdings) -> None:
         """The models of this board have changed."""
         self._send(holdings)
+
+    def measure(self, model: ModelId) -> None:
+        """Have a model measured that no request may have used yet."""
+        self._send(Measure(model=model))
 
     async def finish(self) -> None:
         """Let what is under way end, then end the process."""

@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from multiprocessing.connection import Connection
 
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.data_plane import DataPlane
 from peer.errors import PeerError
 from peer.loaded_models import LoadedModels
-from peer.protocol.events import ModelsChanged, ViewChanged
+from peer.protocol.events import ModelsChanged, TimerDue, ViewChanged
 from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import Requests
 from peer.protocol.types import ModelFacts, ModelId
@@ -90,6 +90,9 @@ class Compute:
                 self._usual = self._usual or word.usual
                 self._facts = word.facts
                 self._plane.submit(ModelsChanged(models=word.facts))
+            case Measure(model=model):
+                self._worker.profiler.used(model)
+                self._plane.submit(TimerDue())  # it may be asleep
             case Finish():
                 return False
             case Setup():

@@ -47,6 +47,13 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Somebody wants to know how fast this board is with a model: measure it when there is time."""
+
+    model: ModelId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """Finish what is under way, then end."""
 
@@ -81,5 +88,5 @@ class Account:
     lessons: Mapping[Case, Lesson]
 
 
-Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged
+Down = Setup | Admitted | Holdings | Measure | Finish | Submitted | CancelRequested | ViewChanged
 Up = Ready | Unable | Lost | Account | Deliver

@@ -323,10 +323,10 @@ class Node:
         if told is None or not alike(told, account.profile, _SAME):
             self._control.handle(ProfileMeasured(profile=account.profile))
 
-    def _profiled(self) -> bool:
-        """Whether this board has told what it measured of itself."""
+    def _profiled(self, model: ModelId) -> bool:
+        """Whether this board has told how fast it is with a model."""
         profile = self._control.view().members[self._me.peer].profile
-        return profile is not None and bool(profile.models)
+        return profile is not None and profile.times(model) is not None
 
     async def _take_notes(self) -> None:
         """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
@@ -434,8 +434,10 @@ class Node:
     async def plan(self, query: PlanQuery) -> PlanReport:
         facts = self._catalog.facts()[self._catalog.named(query.model)]
         until = time.monotonic() + _PLAN_PATIENCE_S
-        # A board that has just started measures itself first; a model that nobody has used yet is not waited for.
-        while facts.model == self._catalog.default and not self._profiled() and time.monotonic() < until:  # noqa: ASYNC110
+        if not self._profiled(facts.model):
+            self._compute.measure(facts.model)
+        # A board that has just started measures itself first, and a model that nobody has used yet.
+        while not self._profiled(facts.model) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(_PLAN_LOOK_S)
         account = self._compute.account
         links, lessons = (account.links, account.lessons) if account else ({}, {})

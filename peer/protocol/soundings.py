@@ -20,6 +20,7 @@ _FIRST_BYTES = 8 << 10
 _MOST_BYTES = 1 << 20
 _LONG_S = 6e-3  # beyond the empty way: so long that the link is what was measured
 _LONG_TIMES = 3
+_FASTEST = 1.25e9  # bytes per second: beyond that what was measured is noise
 _SILENT_S = 2.0
 _RETRY_S = 5.0
 _KEPT = 4
@@ -148,7 +149,7 @@ class Soundings:
         peer.ways.append(run.way_s)
         size, before_s = run.before or (0, run.way_s)
         # Both ways carry an acknowledgement and wake somebody: what is left is the ballast's own time.
-        longer_s = max(took_s - before_s, 1e-6)
+        longer_s = max(took_s - before_s, (run.size - size) / _FASTEST)
         peer.rates.append((run.size - size) / longer_s)
         peer.due_at = now + min(self._every_s, _SOON_S * 2**peer.looks)
         peer.looks = min(peer.looks + 1, 10)
