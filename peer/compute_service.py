@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from multiprocessing.connection import Connection
 
+from peer import log_lines
 from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.data_plane import DataPlane
 from peer.errors import PeerError
@@ -165,7 +166,7 @@ def _die(problem: BaseException) -> None:
 
 def main(connection: int, pulse: int) -> None:
     """Serve on two descriptors that the daemon handed down, then end the process."""
-    logging.basicConfig(level=logging.INFO, format="peerd: %(levelname)s: %(message)s")
+    log_lines.set_up(os.environ)
     code = serve(Connection(connection), Pulse(pulse))
     logging.shutdown()
     # Nothing waits for a socket of ours to close, and nothing of Python's is worth taking down in order.

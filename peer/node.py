@@ -56,6 +56,7 @@ from peer.reports import (
 )
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
+from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
 from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
@@ -86,6 +87,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
+        self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
         if port > HIGHEST_PORT:
@@ -162,6 +164,7 @@ class Node:
                     running.append(tasks.create_task(self._lookout.announce(), name="announce"))
                     running.append(tasks.create_task(self._lookout.watch(), name="look-out"))
                 self._ready = True
+                self.changed.set()
                 state = self._not_ready() or "ready"
                 _log.info("%s: %s (%s) on %s", state, self._me.name, self._me.peer, self._config.listen)
                 await stop.wait()
@@ -251,6 +254,7 @@ class Node:
         """The compute first: whoever hears of a model may assign a share of it at once."""
         self._compute.hold(self._holdings())
         self._control.handle(ModelsHeld(models=frozenset(self._catalog)))
+        self.changed.set()
 
     def _not_ready(self) -> str | None:
         """Why this board cannot serve, or None."""
@@ -265,6 +269,7 @@ class Node:
     def _on_view(self, view: View) -> None:
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
+        self.changed.set()
         self._bulk.submit(view)
         self._supply.stir()
 
@@ -343,6 +348,7 @@ class Node:
     async def _drain(self) -> None:
         """Take no new requests, let those under way finish, then leave."""
         self._draining = True
+        self.changed.set()
         try:
             async with asyncio.timeout(_DRAIN_S):
                 await self._inference.idle()
@@ -351,6 +357,19 @@ class Node:
         self._control.handle(LeaveRequested())
         # The goodbyes are on their way to sockets that are about to close.
         await asyncio.sleep(0.05)
+
+    def progress(self) -> Progress:
+        """How this board is, for whoever supervises it."""
+        default = self._catalog.default
+        return Progress(
+            boards=len(self._control.view().alive()),
+            model=None if default is None else self._catalog.plan(default).name,
+            not_ready=self._not_ready(),
+            stopping=self._draining,
+            compute_up=self._compute.up,
+            step_s=self._compute.stuck_s(),
+            silent_s=self._compute.silent_s(),
+        )
 
     async def status(self) -> StatusReport:
         view = self._control.view()

@@ -130,8 +130,7 @@ def test_ways_are_worked_out_once_for_a_view_and_a_size_of_input() -> None:
     assert outlook.ways(situation(boards)) is first
     assert outlook.ways(situation(view(*(board(i) for i in range(4))))) is not first
     again = outlook.ways(situation(boards))
-    links[peer(1)] = Link(1.0, 1e3)
-    links = dict(links)
+    links = {**links, peer(1): Link(1.0, 1e3)}
     assert outlook.ways(situation(boards)) is not again
 
 
