@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share wheelhouse boot-test clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -13,7 +13,9 @@ help:
 	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
 	@echo "make busy    an hour of boards on a machine whose cores are all busy, without and with lost packets (root)"
 	@echo "make soak    an hour of random faults while clients ask (root)"
-	@echo "make check   format, lint, types, import contracts"
+	@echo "make check   format, lint, types, import contracts, units"
+	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
+	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
 	@echo "make format  rewrite the code in the house format"
@@ -34,7 +36,7 @@ $(VENV)/.check: $(VENV)/.base
 	@touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/peerctl up --boards 4 -- $(BIN)/peerctl infer docs/photos/chelsea.png --explain
+	$(BIN)/peerctl up --boards 4 -- sh -c '$(BIN)/peerctl infer docs/photos/chelsea.png --boards 4 --explain && $(BIN)/peerctl plan'
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -76,6 +78,7 @@ check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.check_units
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .
@@ -90,6 +93,15 @@ bench: $(VENV)/.test
 # After every change of a command or an option: completion and man pages come from the help.
 share: $(VENV)/.base
 	$(BIN)/python -m tools.share
+
+ARCH ?= $(shell uname -m)
+PYTHON_OF_BOARDS ?= 3.11
+wheelhouse: $(VENV)/.base
+	$(BIN)/python -m tools.wheelhouse --arch $(ARCH) --python $(PYTHON_OF_BOARDS)
+
+# Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
+boot-test: $(VENV)/.base
+	$(BIN)/python -m tests.boot.run --arch $(ARCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import assert_never
 
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.errors import PeerError, RemoteStageError
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submission, Submitted, ViewChanged
 from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
-from peer.protocol.types import PeerId, RequestId
+from peer.protocol.types import ModelId, PeerId, RequestId
 from peer.pulse import Pulse
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ComputeProcess:
         program: str = "peer.compute_main",
     ) -> None:
         """`setup` describes the board as it is at each start; `program` is another module in tests only."""
-        self.account = Account(counters=Counter(), speed=None)  # of the process that runs now, a second old at most
+        self.account: Account | None = None  # the last one, a second old at most
         self.restarts = 0
         self._setup = setup
         self._program = program
@@ -68,6 +68,7 @@ class ComputeProcess:
         self._gone = asyncio.Event()
         self._unable = ""
         self._finishing = False
+        self._heard_at = time.monotonic()
 
     @property
     def up(self) -> bool:
@@ -80,15 +81,19 @@ class ComputeProcess:
 
     @property
     def counters(self) -> Counter[str]:
-        return self.account.counters
+        return Counter() if self.account is None else self.account.counters
 
     @property
     def speed(self) -> float | None:
-        return self.account.speed
+        return None if self.account is None else self.account.speed
 
     def stuck_s(self) -> float:
         """How long the compute has been in one step; very long while there is no process."""
         return self._pulse.stuck_s() if self.up else _DOWN_S
+
+    def silent_s(self) -> float:
+        """Since the process said something, or was started."""
+        return time.monotonic() - self._heard_at
 
     async def start(self) -> None:
         """Start the process and wait until it can serve. Raises ComputeFailure with the remedy."""
@@ -150,6 +155,10 @@ class ComputeProcess:
         """Have the spans of a request collected; they come to `on_trace`."""
         self._send(wanted)
 
+    def measure(self, model: ModelId) -> None:
+        """Have a model measured that no request may have used yet."""
+        self._send(Measure(model=model))
+
     async def finish(self) -> None:
         """Let what is under way end, then end the process."""
         self._finishing = True
@@ -178,6 +187,7 @@ class ComputeProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=handed)
         theirs.close()
         self._connection = Connection(ours.detach())
+        self._heard_at = time.monotonic()
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
         self._connection.send(self._setup())
 
@@ -202,6 +212,7 @@ class ComputeProcess:
             self._gone.set()
 
     def _take(self, word: Up) -> None:
+        self._heard_at = time.monotonic()
         match word:
             case Ready():
                 self._ready.set()
