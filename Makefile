@@ -90,10 +90,6 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
 
-# After every change of a command or an option: completion and man pages come from the help.
-share: $(VENV)/.base
-	$(BIN)/python -m tools.share
-
 ARCH ?= $(shell uname -m)
 PYTHON_OF_BOARDS ?= 3.11
 wheelhouse: $(VENV)/.base
@@ -102,6 +98,10 @@ wheelhouse: $(VENV)/.base
 # Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
 boot-test: $(VENV)/.base
 	$(BIN)/python -m tests.boot.run --arch $(ARCH)
+
+# After every change of a command or an option: completion and man pages come from the help.
+share: $(VENV)/.base
+	$(BIN)/python -m tools.share
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -253,6 +253,8 @@ class ComputeProcess:
         for request, (_, given) in list(self._under_way.items()):
             if given >= _POISON:
                 del self._under_way[request]
+                number = f"{request:016x}"
+                _log.error("request %s is refused: it ended the compute twice", number, extra={"request": number})
                 error = RemoteStageError(
                     f"the compute process ended {given} times with this request under way; it is not tried again"
                 )

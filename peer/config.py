@@ -11,7 +11,7 @@ import re
 import socket as system_socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from peer.errors import ConfigError
@@ -304,6 +304,12 @@ def _token_file(said: Path | None, provided: Path | None, state_dir: Path) -> Pa
         return provided.absolute()
     own = state_dir / "token"
     return own.absolute() if own.is_file() else None
+
+
+def with_late_token(config: PeerdConfig) -> PeerdConfig:
+    """The configuration, with the token that was joined while the program was loaded: seconds, on a slow board."""
+    token_file = config.token_file or _token_file(None, None, config.state_dir)
+    return replace(config, token_file=token_file)
 
 
 def _stands_for_none(path: Path) -> bool:

@@ -28,6 +28,7 @@ from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
+from peer.news import known, news
 from peer.observation import Observation, process_of
 from peer.partial_copy import target_of
 from peer.planning import plan_report
@@ -39,7 +40,7 @@ from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.profile import alike
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     ActivityReport,
@@ -91,6 +92,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
+        self._known: dict[PeerId, Status] = {}
         self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
@@ -290,6 +292,9 @@ class Node:
         return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
+        for item in news(self._known, view.members):
+            _log.log(item.level, "%s", item.text, extra={"peer": item.peer})
+        self._known = known(self._known, view.members)
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
         self.changed.set()
