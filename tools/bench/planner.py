@@ -175,9 +175,8 @@ def show(found: dict[str, object]) -> None:
     print("boards  codec          first    learnt  measured   error  learnt error")
     for row in rows:
         numbers = f"{row['first_ms']:8.1f}  {row['learnt_ms']:8.1f}  {row['measured_ms']:8.1f}"
-        print(
-            f"{row['boards']:6}  {row['codec'] or '-':10}  {numbers}  {row['first_error']:+6.0%}  {row['learnt_error']:+6.0%}"
-        )
+        errors = f"{row['first_error']:+6.0%}  {row['learnt_error']:+6.0%}"
+        print(f"{row['boards']:6}  {row['codec'] or '-':10}  {numbers}  {errors}")
     print(f"within 15 %: {found['within_15_percent']}")
     print(f"choice: {found['choice']}; best measured {found['best_ms']:.1f} ms, regret {found['regret']:+.1%}")
     if "stream" in found:
