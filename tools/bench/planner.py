@@ -138,6 +138,8 @@ def settled(client: ControlClient, model: str | None, boards: int, limit_s: floa
         known = [board for board in plan.boards if board.measured and board.link_mbit is not None]
         if len(known) >= boards or time.monotonic() >= until:
             print(f"  {len(known)} of {boards} boards are measured", file=sys.stderr)
+            if not plan.settings:
+                raise SystemExit("the asked board has not measured itself yet; give it longer with --settle")
             return plan
         time.sleep(_LOOK_S)
 
