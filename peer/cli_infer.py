@@ -31,7 +31,7 @@ from peer.stream import Window, in_order
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
 _DEADLINE_GRACE_S = 2.0
-_PER_BOARD = 3  # requests in flight: one that is computed, others on their way, as the asked board is busy at times
+_PER_BOARD = 2  # requests in flight: one that is computed, one on its way
 _MOST_AT_ONCE = 32
 _MEMBERS_S = 2.0
 

@@ -126,7 +126,7 @@ def stream(socket: Path, model: str, *, boards: int, images: int, image: bytes) 
 
     free = InferQuery(inputs=("bench",), model=model, deadline_s=_TIMEOUT_S)
     alone = per_s(replace(free, mode="single"), Window(most=1, patience_s=_TIMEOUT_S), max(3, images // (2 * boards)))
-    together = per_s(free, Window(most=3 * boards, patience_s=_TIMEOUT_S), images)
+    together = per_s(free, Window(most=2 * boards, patience_s=_TIMEOUT_S), images)
     return {"alone_per_s": alone, "folder_per_s": together, "speed_up": together / alone}
 
 
