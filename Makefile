@@ -89,6 +89,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
+	$(BIN)/python -m tools.bench.planner --images 40
 
 ARCH ?= $(shell uname -m)
 PYTHON_OF_BOARDS ?= 3.11
