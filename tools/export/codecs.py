@@ -1,6 +1,6 @@
 """All codecs of a model folder: which names exist, what each is fitted on, and the graphs each leaves behind.
 
-Names: f32 f16 int8 int4 f32-input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same after a
+Names: f32 f16 int8 int4 and the same with -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same after a
 rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), with -input of the
 block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint
 brings further ones under names of its own (`tools.export.tuned`).
@@ -18,7 +18,7 @@ from tools.export import codebook, transform
 from tools.export.calibration import Calibration, sample
 from tools.export.codebook import Codebook
 from tools.export.codebook_fit import fit_codebook
-from tools.export.codec_entry import PLAIN, CodecEntry, Source, plain_codec
+from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
 from tools.export.graph import Graph
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
@@ -125,7 +125,7 @@ def parse_name(name: str) -> Rule:
             case "rq", [groups, codes, stages] if 2 <= codes <= MOST_CODES:
                 return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
-        f"{name} is no codec: f32 f16 int8 int4 f32-input tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
+        f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
     )
 
 
@@ -143,7 +143,7 @@ def write_codecs(
 
     Raises ValueError for an unknown name, for a name that stands twice, and when calibration is needed and missing.
     """
-    rules = [parse_name(name) for name in names if name not in PLAIN]
+    rules = [parse_name(name) for name in names if name not in UNFITTED]
     ready = {codec.name: codec for codec in tuned}
     if len({*names, *ready}) != len(names) + len(tuned):
         raise ValueError("two codecs have the same name")

@@ -1,0 +1,96 @@
+"""`peer.compute_main` on an emulated board: what the data plane's thread does takes S times its processor time.
+
+Counted is the processor time of the whole process, socket threads and encryption included. onnxruntime's steps are
+slowed one by one, so that the product's own measurements see a slow board; the rest (numpy, Python, bytes in and out)
+is caught up with before a message leaves and before the board listens for the next one.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from peer import data_plane, worker
+from peer.compute_main import main
+from peer.zmq_transport import DataSockets
+from runtime.shard import Shard
+from runtime.stage import Stage
+from tools.testbed.slow_core import SlowCore
+
+_R = TypeVar("_R")
+
+
+def slow_down(core: SlowCore) -> None:
+    """Put `core` around everything that the data plane's thread does."""
+    for owner, name in ((Stage, "run"), (worker, "decode_rows")):
+        setattr(owner, name, _step(core, getattr(owner, name)))
+    for name in ("embed", "encode", "query", "attend"):
+        setattr(Shard, name, _part(core, getattr(Shard, name)))
+    DataSockets.send = _send(core, DataSockets.send)  # type: ignore[method-assign]
+    for name in ("wait", "receive"):
+        setattr(DataSockets, name, _listen(core, getattr(DataSockets, name)))
+    run, forget = data_plane.DataPlane.run, worker.Worker.forget
+
+    def slowed(plane: data_plane.DataPlane) -> None:
+        core.slow_this_thread()
+        run(plane)
+
+    def told(board: worker.Worker, effect: worker.Forget) -> None:
+        forget(board, effect)
+        core.tell()
+
+    data_plane.DataPlane.run = slowed  # type: ignore[method-assign]
+    worker.Worker.forget = told  # type: ignore[method-assign]
+
+
+def _step(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
+    def stepped(*arguments: object) -> _R:
+        if not core.here:
+            return inner(*arguments)
+        with core.step():
+            return inner(*arguments)
+
+    return stepped
+
+
+def _part(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
+    """A part of a block: what is left of it after its steps is slowed at its end, so that its time is its own."""
+
+    def parted(*arguments: object) -> _R:
+        try:
+            return inner(*arguments)
+        finally:
+            if core.here:
+                core.catch_up()
+
+    return parted
+
+
+def _send(core: SlowCore, inner: Callable[..., bool]) -> Callable[..., bool]:
+    def sent(*arguments: object) -> bool:
+        core.show()
+        return inner(*arguments)
+
+    return sent
+
+
+def _listen(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
+    def listened(*arguments: object) -> _R:
+        core.catch_up()
+        asked_at, spent_before_s = time.monotonic(), time.process_time()
+        try:
+            return inner(*arguments)
+        finally:
+            core.ledger.waited(
+                asked_at=asked_at,
+                now=time.monotonic(),
+                spent_before_s=spent_before_s,
+                spent_s=time.process_time(),
+            )
+
+    return listened
+
+
+if __name__ == "__main__":
+    slow_down(SlowCore(float(os.environ["TESTBED_SLOWER"])))
+    main()
