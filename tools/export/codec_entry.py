@@ -30,6 +30,7 @@ class CodecEntry:
     bits: tuple[tuple[int, ...], ...] | None = None  # transform: per block, per component
     encode: tuple[str, ...] | None = None  # graph files, one per block
     decode: tuple[str, ...] | None = None
+    attend: tuple[str, ...] | None = None  # transform of K|V: blocks that take its indices as they are
 
     def as_json(self) -> dict[str, Any]:  # Any: the values of a JSON document
         """The manifest's object; fields that do not belong to the kind are absent."""
@@ -40,7 +41,7 @@ class CodecEntry:
             "yields": self.yields,
             "width": self.width,
         }
-        for field in ("group", "groups", "codes", "bits", "encode", "decode"):
+        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend"):
             value = getattr(self, field)
             if value is not None:
                 entry[field] = value

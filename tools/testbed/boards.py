@@ -24,7 +24,6 @@ from tests.helpers.lan import Lan, lan
 PORT = 7700
 _START_S = 120.0
 _ANSWER_S = 600.0
-_NICE = -15  # before whatever else this machine does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +55,11 @@ class Boards:
 
     def start(self) -> None:
         """Start every daemon, and wait until each sees all of them. Raises AssertionError with their last words."""
+        own = self.bed.environment.get("TESTBED_CORES") == "own"
         for index, slower in enumerate(self.bed.slower):
             home = self.folder / f"board-{index}"
             home.mkdir(mode=0o700)
-            arguments: list[object] = ["nice", "-n", _NICE, sys.executable, "-m", "tools.testbed.slow_peerd"]
+            arguments: list[object] = [sys.executable, "-m", "tools.testbed.slow_peerd"]
             arguments += ["--config", os.devnull, "--state-dir", home, "--socket", home / "sock", "--no-mdns"]
             arguments += ["--listen", f"0.0.0.0:{PORT}", "--name", f"board-{index}", "--models", self.bed.models]
             arguments += ["--token-file", self.folder / "token", *self.bed.options]
@@ -71,7 +71,7 @@ class Boards:
                 **os.environ,
                 **self.bed.environment,
                 "TESTBED_SLOWER": str(slower),
-                "TESTBED_CORE": str(self.folder / "core"),
+                "TESTBED_CORE": str(self.folder / (f"core-{index}" if own else "core")),
                 "TESTBED_TOLD": str(self.told),
             }
             with (home / "log").open("a", encoding="utf-8") as log:
@@ -92,6 +92,17 @@ class Boards:
         with ControlClient(self.socket(index), timeout_s=_ANSWER_S) as client:
             report = client.infer(query, images)[0]
         return report, time.perf_counter() - began_at
+
+    def order(self, index: int = 0) -> tuple[str, ...]:
+        """The boards' names in the order of the ring, which is that of shares."""
+        with ControlClient(self.socket(index), timeout_s=5) as client:
+            ring = client.ring()
+            return tuple(ring.names[peer] for peer in ring.order)
+
+    def rtt_ms(self) -> float:
+        """A round trip between two boards and back as the daemons' own probes see it; 0 where there is only one."""
+        with ControlClient(self.socket(), timeout_s=5) as client:
+            return min((m.rtt_ms for m in client.members() if m.rtt_ms), default=0.0)
 
     def stop(self) -> None:
         for process in self._processes:

@@ -25,10 +25,7 @@ from tools.export.transform import Transform, fit_transform
 from tools.export.vit import EVEN, export_model
 from tools.export.weights import F32, Storage, VitShape, arrange
 
-CODECS = (
-    "f32,f16,int8,int4,tc53,tc160,tc320,"
-    "f32-input,f16-input,int8-input,int4-input,astra-g1,astra-g16,astra-g32"
-)
+CODECS = "f32,f16,int8,int4,tc53,tc160,tc320,f32-input,f16-input,int8-input,int4-input,astra-g1,astra-g16,astra-g32"
 _SIZES = {
     "tiny": replace(VIT_BASE_16, width=192, heads=3, mlp=768),
     "small": replace(VIT_BASE_16, width=384, heads=6, mlp=1536),

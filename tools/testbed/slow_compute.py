@@ -7,12 +7,15 @@ is caught up with before a message leaves and before the board listens for the n
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TypeVar
+
+import numpy as np
 
 from peer import data_plane, worker
 from peer.compute_main import main
 from peer.zmq_transport import DataSockets
+from runtime.model import Model
 from runtime.shard import Shard
 from runtime.stage import Stage
 from tools.testbed.slow_core import SlowCore
@@ -22,13 +25,15 @@ _R = TypeVar("_R")
 
 def slow_down(core: SlowCore) -> None:
     """Put `core` around everything that the data plane's thread does."""
-    for owner, name in ((Stage, "run"), (worker, "decode_rows")):
-        setattr(owner, name, _step(core, getattr(owner, name)))
+    Stage.run = _step(core, Stage.run, _stage_kind)  # type: ignore[method-assign]
+    worker.decode_rows = _step(core, worker.decode_rows, lambda data, *_: ("decode", len(data)))
     for name in ("embed", "encode", "query", "attend"):
         setattr(Shard, name, _part(core, getattr(Shard, name)))
     DataSockets.send = _send(core, DataSockets.send)  # type: ignore[method-assign]
     for name in ("wait", "receive"):
         setattr(DataSockets, name, _listen(core, getattr(DataSockets, name)))
+    for name in ("load", "codec"):
+        setattr(Model, name, _aside(core, getattr(Model, name)))
     run, forget = data_plane.DataPlane.run, worker.Worker.forget
 
     def slowed(plane: data_plane.DataPlane) -> None:
@@ -43,14 +48,20 @@ def slow_down(core: SlowCore) -> None:
     worker.Worker.forget = told  # type: ignore[method-assign]
 
 
-def _step(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
+def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable]) -> Callable[..., _R]:
     def stepped(*arguments: object) -> _R:
         if not core.here:
             return inner(*arguments)
-        with core.step():
+        with core.step(kind(*arguments)):
             return inner(*arguments)
 
     return stepped
+
+
+def _stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
+    """The same graph in another block has the same work to do, unless its outputs are others (the last block's are)."""
+    name = ".".join(part for part in stage.spec.name.split(".") if not part.isdecimal())
+    return name, stage.spec.outputs, tuple(each.shape for each in inputs)
 
 
 def _part(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
@@ -64,6 +75,19 @@ def _part(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
                 core.catch_up()
 
     return parted
+
+
+def _aside(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
+    """Loading takes as long as it takes: it is no part of a request, and would only make one wait for its model."""
+
+    def loaded(*arguments: object) -> _R:
+        if not core.here:
+            return inner(*arguments)
+        core.catch_up()
+        with core.aside():
+            return inner(*arguments)
+
+    return loaded
 
 
 def _send(core: SlowCore, inner: Callable[..., bool]) -> Callable[..., bool]:

@@ -2,7 +2,11 @@
 
 Environment: TESTBED_SLOWER the factor S; TESTBED_CORE a file, whose lock the boards of one testbed take for each
 large step, so that no two of them disturb each other's caches or share a core; TESTBED_TOLD a file for one line of
-JSON per shard that ended. All assume one compute thread per board.
+JSON per shard that ended; TESTBED_CHARGE `own` or `usual`. All assume one compute thread per board.
+
+`usual`: a step is charged with what the same step (graph and shapes) usually takes, the median of its processor times
+on this board so far. Other work on this machine disturbs caches, so single processor times scatter; and a round, which
+ends with the slowest of N boards, would collect what N quiet boards do not have. `own` charges each with its own.
 """
 
 import contextlib
@@ -10,14 +14,18 @@ import ctypes
 import fcntl
 import json
 import os
+import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from tools.testbed.ledger import Lateness, Ledger
 
 _PR_SET_TIMERSLACK = 29
+_REMEMBERED = 101
+_IN_STEP, _URGENT = 1, 2  # real-time priorities: before other work of this machine, which has its other core
 _SHORT_S = 2e-5  # not worth a system call: it stays due
 
 
@@ -30,6 +38,8 @@ class SlowCore:
         self._thread: int | None = None
         self._lock = os.open(os.environ["TESTBED_CORE"], os.O_RDWR | os.O_CREAT, 0o600)
         self._urgent = _urgent()
+        self._usual = os.environ.get("TESTBED_CHARGE", "usual") == "usual"
+        self._seen: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
 
     @property
     def here(self) -> bool:
@@ -43,22 +53,43 @@ class SlowCore:
         self.ledger.begin(time.monotonic(), time.process_time())
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """A large step: alone on its core as far as this testbed is concerned, and as slow as it should be."""
+    def step(self, kind: Hashable) -> Iterator[None]:
+        """A large step: alone on its core as far as this testbed is concerned, and as slow as it should be.
+
+        Steps of one `kind` have the same work to do.
+        """
         before_s = time.thread_time()
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         if self._urgent:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        self.ledger.exempt(time.thread_time() - before_s)
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_IN_STEP))
+        began_s = time.thread_time()
+        self.ledger.exempt(began_s - before_s)
         try:
             yield
         finally:
             before_s = time.thread_time()
+            self._charge(kind, before_s - began_s)
             if self._urgent:
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_URGENT))
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             self.ledger.exempt(time.thread_time() - before_s)
             self.catch_up()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens here is not slowed."""
+        self._thread, thread = None, self._thread
+        try:
+            yield
+        finally:
+            self._thread = thread
+            self.ledger.begin(time.monotonic(), time.process_time())
+
+    def _charge(self, kind: Hashable, took_s: float) -> None:
+        if self._usual:
+            seen = self._seen[kind]
+            seen.append(took_s)
+            self.ledger.exempt(took_s - statistics.median(seen))
 
     def catch_up(self) -> float:
         """Sleep until what was done so far is due; by how much it is late, negative where it was not."""
@@ -79,7 +110,8 @@ class SlowCore:
         """A line for whoever runs the testbed."""
         place = os.environ.get("TESTBED_TOLD")
         if place:
-            line = json.dumps({"late_ms": 1e3 * self.lateness.total_s, "most_late_ms": 1e3 * self.lateness.most_s, **fields})
+            late = {"late_ms": 1e3 * self.lateness.total_s, "most_late_ms": 1e3 * self.lateness.most_s}
+            line = json.dumps({"at": time.monotonic(), **late, **fields})
             with Path(place).open("a", encoding="ascii") as file:
                 file.write(line + "\n")
         self.lateness = Lateness()
@@ -88,7 +120,7 @@ class SlowCore:
 def _urgent() -> bool:
     """Whether this process could be made to run as soon as it has something to do; threads made later inherit it."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_URGENT))
     except OSError:
         return False
     return True
