@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import overload
+from typing import IO, overload
 
 _CLONE_NEWNET = 0x40000000
 _BPF_RANDOM = (1 << 32) - 0x1000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
@@ -79,7 +79,7 @@ class Namespace:
         return [*enter, *map(str, arguments)]
 
     def popen(
-        self, arguments: Iterable[object], *, env: dict[str, str] | None = None, stderr: int | None = None
+        self, arguments: Iterable[object], *, env: dict[str, str] | None = None, stderr: int | IO[str] | None = None
     ) -> "subprocess.Popen[str]":
         """Start a process inside; its pid is its own, and its group's, so that signals reach it and its children.
 

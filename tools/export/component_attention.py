@@ -23,7 +23,7 @@ def component_attend_graph(
     build = GraphBuilder(files[0], weights.storage, files[1])
     mixed = _attention(build, transform, weights.shape.heads, weights.shape.width)
     indices = Port(name="indices", dtype="int32", shape=("B", "R", len(transform.bits)))
-    return attend_graph(build, weights, number, mixed, indices, prefix)
+    return attend_graph(build, weights, number, mixed=mixed, remote=indices, prefix=prefix)
 
 
 def _attention(build: GraphBuilder, transform: Transform, heads: int, width: int) -> str:

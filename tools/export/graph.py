@@ -64,7 +64,7 @@ class GraphBuilder:
     """Collects the nodes of one graph."""
 
     def __init__(self, weights: TensorFile, storage: Storage = Storage.F32, codec: TensorFile | None = None) -> None:
-        """`storage` is that of `linear`'s matrices; `codec` is the file of a codec's own numbers, for `codec_weight`."""
+        """`storage` is that of `linear`'s matrices; `codec` is the file of a codec's numbers, for `codec_weight`."""
         self._weights = weights
         self._codec = codec or weights
         self._storage = storage
@@ -80,8 +80,12 @@ class GraphBuilder:
     def split(self, value: str, parts: int, *, axis: int, sizes: str = "") -> list[str]:
         """Parts along an axis, equal ones unless `sizes`, an int64 vector, says how long each is."""
         names = [f"split_{len(self._nodes)}_{part}" for part in range(parts)]
-        inputs, number = ([value, sizes], {}) if sizes else ([value], {"num_outputs": parts})
-        self._nodes.append(helper.make_node("Split", inputs, names, name=f"n{len(self._nodes)}", axis=axis, **number))
+        name = f"n{len(self._nodes)}"
+        if sizes:
+            node = helper.make_node("Split", [value, sizes], names, name=name, axis=axis)
+        else:
+            node = helper.make_node("Split", [value], names, name=name, axis=axis, num_outputs=parts)
+        self._nodes.append(node)
         return names
 
     def ints(self, *values: int) -> str:

@@ -67,7 +67,8 @@ def _query_port(width: int, *, last: bool) -> Port:
 def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
     build, shape = GraphBuilder(store, weights.storage), weights.shape
     remote = Port(name="remote", dtype="float32", shape=("B", "R", 2 * shape.width))
-    return attend_graph(build, weights, number, _attention(build, shape.heads, shape.width), remote, "")
+    mixed = _attention(build, shape.heads, shape.width)
+    return attend_graph(build, weights, number, mixed=mixed, remote=remote)
 
 
 def attend_graph(build: GraphBuilder, weights: VitWeights, number: int, mixed: str, remote: Port, prefix: str) -> Graph:

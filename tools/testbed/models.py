@@ -3,8 +3,7 @@
     python -m tools.testbed.models vit-base-197 vit-base-197-int8 ... [--out runs/models] [--codecs LIST]
 
 Names: vit-{tiny,small,base}-TOKENS, with the class token (197 is 224x224 pixels of ViT/16), and -int8 for weights of a
-quarter of the size. Weights, codebooks and pictures are random and mean nothing: they are for timing only. Key and value
-projections have spectra as trained networks have, or transform codes would have far more components to count.
+quarter of the size. Weights, codebooks and pictures are random: they are for timing only. Key and value have spectra as trained networks have, or transform codes would have far more components to count.
 """
 
 import argparse
@@ -59,7 +58,7 @@ def make(name: str, out: Path, codecs: tuple[str, ...]) -> Path:
     shape, storage = shape_of(name)
     halving = max(1.0, _HALVING * shape.width)
     tensors = fade_keys_and_values(random_tensors(shape, seed=1), shape, halving=halving, seed=1)
-    # Normed tokens are as good as random ones here: codecs are fitted on what K and V make of those, once for all blocks.
+    # Normed tokens are as good as random ones: codecs are fitted on their keys and values, once for all blocks.
     kv = arrange(tensors, shape, mean=EVEN, std=EVEN).blocks[0].kv
     rng = np.random.default_rng(1)
     values = rng.standard_normal((_VECTORS, shape.width), dtype=np.float32) @ kv.weight + kv.bias

@@ -14,7 +14,9 @@ import numpy as np
 
 from peer import data_plane, worker
 from peer.compute_main import main
+from peer.protocol.effects import Forget
 from peer.zmq_transport import DataSockets
+from runtime.images import decode_rows
 from runtime.model import Model
 from runtime.shard import Shard
 from runtime.stage import Stage
@@ -26,7 +28,7 @@ _R = TypeVar("_R")
 def slow_down(core: SlowCore) -> None:
     """Put `core` around everything that the data plane's thread does."""
     Stage.run = _step(core, Stage.run, _stage_kind)  # type: ignore[method-assign]
-    worker.decode_rows = _step(core, worker.decode_rows, lambda data, *_: ("decode", len(data)))
+    setattr(worker, "decode_rows", _step(core, decode_rows, lambda data, *_: ("decode", len(data))))  # noqa: B010
     for name in ("embed", "encode", "query", "attend"):
         setattr(Shard, name, _part(core, getattr(Shard, name)))
     DataSockets.send = _send(core, DataSockets.send)  # type: ignore[method-assign]
@@ -40,12 +42,12 @@ def slow_down(core: SlowCore) -> None:
         core.slow_this_thread()
         run(plane)
 
-    def told(board: worker.Worker, effect: worker.Forget) -> None:
+    def told(board: worker.Worker, effect: Forget) -> None:
         forget(board, effect)
         core.tell()
 
-    data_plane.DataPlane.run = slowed  # type: ignore[method-assign]
-    worker.Worker.forget = told  # type: ignore[method-assign]
+    data_plane.DataPlane.run = slowed  # type: ignore[method-assign, assignment]
+    worker.Worker.forget = told  # type: ignore[method-assign, assignment]
 
 
 def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable]) -> Callable[..., _R]:

@@ -37,7 +37,7 @@ class SlowCore:
         self.ledger = Ledger(slower)
         self._thread: int | None = None
         self._lock = os.open(os.environ["TESTBED_CORE"], os.O_RDWR | os.O_CREAT, 0o600)
-        self._urgent = _urgent()
+        self._urgent = be_urgent()
         self._usual = os.environ.get("TESTBED_CHARGE", "usual") == "usual"
         self._seen: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
 
@@ -117,8 +117,11 @@ class SlowCore:
         self.lateness = Lateness()
 
 
-def _urgent() -> bool:
-    """Whether this process could be made to run as soon as it has something to do; threads made later inherit it."""
+def be_urgent() -> bool:
+    """Run as soon as there is something to do, before other work of this machine; threads and children inherit it.
+
+    False where the system does not let us.
+    """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_URGENT))
     except OSError:

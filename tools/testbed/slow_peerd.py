@@ -17,6 +17,7 @@ from peer.protocol.effects import Answer
 from peer.protocol.events import Submission
 from peer.reports import InferQuery, InferReport
 from tools.testbed.ledger import Ledger
+from tools.testbed.slow_core import be_urgent
 
 _SLOWER = float(os.environ["TESTBED_SLOWER"])
 _infer, _answer = Inference.infer, Inference._answer  # noqa: SLF001 - the seam between preparing and waiting
@@ -53,5 +54,6 @@ if __name__ == "__main__":
     Inference.infer, Inference._answer = _slow_infer, _slow_answer  # type: ignore[method-assign] # noqa: SLF001
     keywords = ComputeProcess.__init__.__kwdefaults__
     assert keywords is not None
+    be_urgent()  # its sleeping is due time; waiting for a core that others keep busy is not
     keywords["program"] = "tools.testbed.slow_compute"
     sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from tests.helpers.lan import lan
 from tools.testbed.boards import Bed, Boards, boards
 from tools.testbed.measure import PICTURE
 from tools.testbed.models import make
+from tools.testbed.slow_core import be_urgent
 
 RATES = (10.0, 100.0, 1000.0)
 FACTORS = (4.0, 8.0, 16.0)
@@ -74,6 +75,7 @@ def in_turns(asked: Sequence[tuple[Boards, int, InferQuery]]) -> list[float]:
 def _run(options: argparse.Namespace) -> int:
     folder = options.models / "validate"
     make(_MODEL, folder, (_CODEC,))
+    be_urgent()
     wrong = 0
 
     def line(what: str, found: float, wanted: float, unit: str, within: float) -> None:
