@@ -1,9 +1,9 @@
 """All codecs of a model folder: which names exist, what each is fitted on, and the graphs each leaves behind.
 
-Names: f32 f16 int8 int4 and the same with -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (after a
-rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), with -input of the
-block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint
-brings further ones under names of its own (`tools.export.tuned`).
+Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same
+after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
+-input of the block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A
+fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
 """
 
 import contextlib

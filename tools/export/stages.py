@@ -71,7 +71,9 @@ def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
     return attend_graph(build, weights, number, mixed=mixed, remote=remote)
 
 
-def attend_graph(build: GraphBuilder, weights: VitWeights, number: int, mixed: str, remote: Port, prefix: str) -> Graph:
+def attend_graph(
+    build: GraphBuilder, weights: VitWeights, number: int, *, mixed: str, remote: Port, prefix: str = ""
+) -> Graph:
     """A block from the attention's output `mixed` on, to the next block's entry; `remote` is what others sent."""
     shape, block = weights.shape, weights.blocks[number]
     last = number + 1 == shape.blocks

@@ -1,10 +1,10 @@
 """Emulated boards on this machine: N networks, links of a given rate, and cores that are S times slower. Needs root.
 
     python -m tools.testbed up --boards 4 --slower 8 --mbit 100 -- peerctl infer docs/photos/rocket.jpg --explain
-    python -m tools.testbed up --slower 32,32,16,8 --mbit 10,100,100,100 -- sh      unequal boards and links
-    python -m tools.testbed validate                                                is the emulation to be believed?
-    python -m tools.testbed measure --plan base                                     every setting of a plan, resumable
-    python -m tools.testbed report                                                  docs/benchmarks from what was measured
+    python -m tools.testbed up --slower 32,32,16,8 --mbit 10,100,100,100 -- sh
+    python -m tools.testbed validate                         is the emulation to be believed?
+    python -m tools.testbed measure --plan base              every setting of a plan, resumable
+    python -m tools.testbed report                           docs/benchmarks from what was measured
 
 A board that is S times slower takes S times the processor time that its process needs (`tools.testbed.ledger` and
 `slow_core` say how, and what that assumes). Everything measured here is *emulated*: real daemons, sockets, encryption

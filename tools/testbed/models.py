@@ -3,7 +3,8 @@
     python -m tools.testbed.models vit-base-197 vit-base-197-int8 ... [--out runs/models] [--codecs LIST]
 
 Names: vit-{tiny,small,base}-TOKENS, with the class token (197 is 224x224 pixels of ViT/16), and -int8 for weights of a
-quarter of the size. Weights, codebooks and pictures are random: they are for timing only. Key and value have spectra as trained networks have, or transform codes would have far more components to count.
+quarter of the size. Weights, codebooks and pictures are random: they are for timing only. Keys and values have spectra
+as trained networks have, or transform codes would have far more components to count.
 """
 
 import argparse

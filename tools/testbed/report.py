@@ -183,7 +183,7 @@ def document(rows: Sequence[Measured], pictures: Sequence[str]) -> Iterator[str]
     lines = list(tensor_parallel(rows))
     if lines:
         yield from ("", "## Tensor parallelism, modelled", "")
-        yield "One board's time divided by N, and two all-reduces per block at the link's rate with a round's fixed time."
+        yield "One board's time over N and two all-reduces per block at the link's rate each with a round's fixed time."
         yield from ("", "| boards | Mbit/s | ms | times one board |", "|---|---|---|---|", *lines)
     yield from ("", "## Where a round's time goes", "")
     yield "Of the board that was busy longest; `rest` is the daemon: decoding the picture, Python, the answer."
