@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench wheelhouse boot-test clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -13,7 +13,9 @@ help:
 	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
 	@echo "make busy    an hour of boards on a machine whose cores are all busy, without and with lost packets (root)"
 	@echo "make soak    an hour of random faults while clients ask (root)"
-	@echo "make check   format, lint, types, import contracts"
+	@echo "make check   format, lint, types, import contracts, units"
+	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
+	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -75,6 +77,7 @@ check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.check_units
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .
@@ -85,6 +88,15 @@ bench: $(VENV)/.test
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
+
+ARCH ?= $(shell uname -m)
+PYTHON_OF_BOARDS ?= 3.11
+wheelhouse: $(VENV)/.base
+	$(BIN)/python -m tools.wheelhouse --arch $(ARCH) --python $(PYTHON_OF_BOARDS)
+
+# Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
+boot-test: $(VENV)/.base
+	$(BIN)/python -m tests.boot.run --arch $(ARCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

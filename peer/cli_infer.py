@@ -1,21 +1,30 @@
 """`peerctl infer`: classify images over the ring."""
 
 import math
-import random
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from peer.cli_asking import Asking
 from peer.cli_inputs import gather, read_image
-from peer.cli_output import Asked, Progress, bar, bold, count, printable, say_json, shared_options, table
-from peer.control_client import ControlClient
+from peer.cli_output import (
+    DEFAULT_TIMEOUT_S,
+    Asked,
+    Progress,
+    bar,
+    bold,
+    count,
+    printable,
+    say_json,
+    shared_options,
+    table,
+)
 from peer.control_protocol import MAX_BLOBS, MAX_BODY_BYTES, MAX_INPUT_NAME
-from peer.errors import BadInput, Busy, DeadlineExceeded, PeerError
+from peer.errors import BadInput, DeadlineExceeded, PeerError
 from peer.records import to_json
-from peer.reports import DEFAULT_DEADLINE_S, InferQuery, InferReport
+from peer.reports import InferQuery, InferReport
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
 _DEADLINE_GRACE_S = 2.0
@@ -67,6 +76,9 @@ def infer(
 ) -> None:
     """Classify images over the ring. A folder means every image in it.
 
+    A daemon that dies meanwhile is given ten seconds to come back; TOKENRING_OTHER_SOCKETS=PATH:... names others of
+    this machine to ask instead.
+
     \b
     Examples:
       peerctl infer photo.jpg
@@ -90,8 +102,13 @@ def infer(
         deadline_s=deadline,
         allow_degraded=allow_degraded,
     )
-    with asked.client() as client:
-        ctx.exit(_Run(client=client, query=query, as_json=as_json, explain=explain).classify(files, batch))
+    timeout_s = asked.timeout_s or DEFAULT_TIMEOUT_S
+    with Asking(asked.sockets(), timeout_s=timeout_s, say=_say) as asking:
+        ctx.exit(_Run(asking=asking, query=query, as_json=as_json, explain=explain).classify(files, batch))
+
+
+def _say(line: str) -> None:
+    click.echo(f"peerctl: {printable(line)}", err=True)
 
 
 def _weights(ctx: click.Context, text: str | None) -> tuple[float, ...] | None:
@@ -110,8 +127,8 @@ def _weights(ctx: click.Context, text: str | None) -> tuple[float, ...] | None:
 class _Run:
     """One invocation: sends the files, prints what comes back, and remembers what failed."""
 
-    def __init__(self, *, client: ControlClient, query: InferQuery, as_json: bool, explain: bool) -> None:
-        self._client = client
+    def __init__(self, *, asking: Asking, query: InferQuery, as_json: bool, explain: bool) -> None:
+        self._asking = asking
         self._query = query
         self._as_json = as_json
         self._explain = explain
@@ -157,7 +174,7 @@ class _Run:
     def _send(self, group: list[Path], images: list[bytes]) -> None:
         names = tuple(path.name[:MAX_INPUT_NAME] for path in group)
         try:
-            reports = self._patiently(replace(self._query, inputs=names), images)
+            reports = self._asking.infer(replace(self._query, inputs=names), images)
         except BadInput as exc:
             if len(group) == 1:
                 self._fail(BadInput(f"{group[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))
@@ -172,21 +189,6 @@ class _Run:
             self._progress.clear()
             for path, report in zip(group, reports, strict=True):
                 self._show(replace(report, input=str(path)))
-
-    def _patiently(self, query: InferQuery, images: list[bytes]) -> tuple[InferReport, ...]:
-        """Ask again as often as the daemon says that it is busy, within the time for an answer."""
-        until = time.monotonic() + (query.deadline_s or DEFAULT_DEADLINE_S)
-        while True:
-            try:
-                return self._client.infer(query, images)
-            except Busy as busy:
-                self._client.close()  # who waits takes no place at the daemon's socket
-                # A little apart, so that clients who were refused together do not come back together.
-                time.sleep(min(busy.retry_after_s * random.uniform(0.5, 1.5), max(0.0, until - time.monotonic())))
-                left_s = until - time.monotonic()
-                if left_s <= 0:
-                    raise
-                query = replace(query, deadline_s=left_s)
 
     def _fail(self, failure: PeerError) -> None:
         self._progress.clear()

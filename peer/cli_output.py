@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from peer.control_client import ControlClient
-from peer.paths import control_socket
+from peer.paths import control_socket, control_sockets
 from peer.records import to_json
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -35,6 +35,10 @@ class Asked:
         """A connection to the daemon that the options and the environment name."""
         path = self.socket or control_socket(os.environ, uid=os.geteuid())
         return ControlClient(path, timeout_s=self.timeout_s or default_timeout_s)
+
+    def sockets(self) -> tuple[Path, ...]:
+        """The daemons that may be asked, the preferred one first: the one named by the options, and no other then."""
+        return (self.socket,) if self.socket else control_sockets(os.environ, uid=os.geteuid())
 
 
 def shared_options(command: _C) -> _C:

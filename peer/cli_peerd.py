@@ -9,6 +9,7 @@ import click
 
 from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse_threads
 from peer.errors import ConfigError
+from peer.journal import goes_to_journal
 
 
 def _read_by(parse: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, object], object]:
@@ -110,16 +111,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = _peerd.main(args=arguments, prog_name="peerd", standalone_mode=False)
     except click.ClickException as exc:
-        sys.stderr.write(f"peerd: {exc.format_message().rstrip('.')}; see peerd --help\n")
-        return exc.exit_code
+        return _complain(f"{exc.format_message().rstrip('.')}; see peerd --help", exc.exit_code)
     except ConfigError as exc:
-        sys.stderr.write(f"peerd: {exc}\n")
-        return exc.exit_code
+        return _complain(str(exc), exc.exit_code)
     if not isinstance(config, PeerdConfig):  # --help and --version return their exit code
         return int(config or 0)
     from peer.daemon import run
 
     return run(config)
+
+
+def _complain(problem: str, code: int) -> int:
+    """One line; the journal lists it as an error."""
+    prefix = "<3>" if goes_to_journal(os.environ, sys.stderr) else "peerd: "
+    sys.stderr.write(f"{prefix}{problem}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ def _stay(ring: LocalRing) -> int:
     rows = [(name, str(pid), str(path)) for name, pid, path in zip(ring.names, ring.pids, ring.sockets, strict=True)]
     click.echo(table(("board", "pid", "socket"), rows))
     click.echo(f"\nexport TOKENRING_SOCKET={shlex.quote(str(ring.sockets[0]))}")
+    others = ":".join(map(str, ring.sockets[1:]))
+    click.echo(f"export TOKENRING_OTHER_SOCKETS={shlex.quote(others)}")
     click.echo(f"export TOKENRING_TOKEN_FILE={shlex.quote(str(ring.token_file))}")
     said: set[str] = set()
     with contextlib.suppress(KeyboardInterrupt):
@@ -133,6 +135,7 @@ def _environment(ring: LocalRing) -> dict[str, str]:
     return {
         **os.environ,
         "TOKENRING_SOCKET": str(ring.sockets[0]),
+        "TOKENRING_OTHER_SOCKETS": ":".join(map(str, ring.sockets[1:])),
         "TOKENRING_TOKEN_FILE": str(ring.token_file),
         "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{beside}",
     }

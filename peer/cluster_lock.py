@@ -11,7 +11,7 @@ from pathlib import Path
 
 from peer.cluster_token import TOKEN_BYTES, read_token
 from peer.config import PeerdConfig
-from peer.errors import ConfigError
+from peer.errors import ConfigError, NotAdmitted
 from peer.protocol.types import Lock
 from peer.state_file import replace_private
 
@@ -22,13 +22,13 @@ _MAX_BYTES = 4096
 
 
 def read_lock(config: PeerdConfig) -> Lock | None:
-    """The token to start with; None on loopback without one. Raises ConfigError elsewhere."""
+    """The token to start with; None on loopback without one. Raises NotAdmitted elsewhere, and ConfigError."""
     if config.token_file is None:
         if config.listen.host in LOOPBACK:
             return None
-        raise ConfigError(
+        raise NotAdmitted(
             f"listening on {config.listen} needs a cluster token, or anybody on the network could join; "
-            "give every board the same one with --token-file"
+            "give this board the cluster's with peerctl join TOKEN, or name a file with --token-file"
         )
     given = read_token(config.token_file)
     return _read_rotated(config.state_dir / _FILE, given) or Lock(token=given, generation=0)

@@ -66,6 +66,7 @@ class ComputeProcess:
         self._gone = asyncio.Event()
         self._unable = ""
         self._finishing = False
+        self._heard_at = time.monotonic()
 
     @property
     def up(self) -> bool:
@@ -74,6 +75,10 @@ class ComputeProcess:
     def stuck_s(self) -> float:
         """How long the compute has been in one step; very long while there is no process."""
         return self._pulse.stuck_s() if self.up else _DOWN_S
+
+    def silent_s(self) -> float:
+        """Since the process said something, or was started."""
+        return time.monotonic() - self._heard_at
 
     async def start(self) -> None:
         """Start the process and wait until it can serve. Raises ComputeFailure with the remedy."""
@@ -159,6 +164,7 @@ class ComputeProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=handed)
         theirs.close()
         self._connection = Connection(ours.detach())
+        self._heard_at = time.monotonic()
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
         self._connection.send(self._setup())
 
@@ -183,6 +189,7 @@ class ComputeProcess:
             self._gone.set()
 
     def _take(self, word: Up) -> None:
+        self._heard_at = time.monotonic()
         match word:
             case Ready():
                 self._ready.set()

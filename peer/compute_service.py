@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from multiprocessing.connection import Connection
 
+from peer import log_lines
 from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
 from peer.data_plane import DataPlane
 from peer.errors import PeerError
@@ -23,6 +24,7 @@ from peer.pulse import Pulse
 from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
+from runtime.memory import GiveBack
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -47,6 +49,8 @@ class Compute:
     def __init__(self, setup: Setup, daemon: _Daemon, pulse: Pulse) -> None:
         self._daemon = daemon
         self._usual: ModelId | None = setup.holdings.usual
+        self._give_back = GiveBack()
+        self._turns = 0
         self._models = LoadedModels(setup.holdings.folders, setup.settings)
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
@@ -87,6 +91,11 @@ class Compute:
                 self._plane.submit(event)
         return True
 
+    def tidy(self) -> None:
+        """Call about every second."""
+        turns, self._turns = self._turns, self._plane.dispatched
+        self._give_back.look(worked=self._turns != turns or not self._plane.idle, now=time.monotonic())
+
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
@@ -124,6 +133,7 @@ def serve(connection: Connection, pulse: Pulse) -> int:
         if time.monotonic() - told_at >= _ACCOUNT_S:
             told_at = time.monotonic()
             daemon.tell(compute.account())
+            compute.tidy()
     compute.finish()
     return 0
 
@@ -136,7 +146,7 @@ def _die(problem: BaseException) -> None:
 
 def main(connection: int, pulse: int) -> None:
     """Serve on two descriptors that the daemon handed down, then end the process."""
-    logging.basicConfig(level=logging.INFO, format="peerd: %(levelname)s: %(message)s")
+    log_lines.set_up(os.environ)
     code = serve(Connection(connection), Pulse(pulse))
     logging.shutdown()
     # Nothing waits for a socket of ours to close, and nothing of Python's is worth taking down in order.

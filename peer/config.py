@@ -15,12 +15,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from peer.errors import ConfigError
-from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, checkout_models, places
+from peer.paths import SOCKET_PATH_LIMIT_BYTES, Places, places, shipped_models
 
 DEFAULT_PORT = 7700
 # A board runs one stage at a time; more than a few requests in flight only wait inside instead of outside.
 DEFAULT_MAX_REQUESTS = 64
 _CONFIG_LIMIT_BYTES = 1 << 20
+_LONGEST_NONE_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -131,7 +132,7 @@ def load(
         mdns=True if said.mdns is None else said.mdns,
         name=_name(said.name, system_socket.gethostname() if hostname is None else hostname),
         socket=(said.socket or here.socket).absolute(),
-        token_file=_token_file(said.token_file, state_dir),
+        token_file=_token_file(said.token_file, here.provided_token, state_dir),
         threads=said.threads if isinstance(said.threads, int) else None,
         spinning=bool(said.spinning),
         prepack=said.prepack or Prepack.AUTO,
@@ -150,6 +151,8 @@ def token_place(environ: Mapping[str, str], *, uid: int) -> Path:
     """Where a daemon of this user looks for its token; the file need not be there yet."""
     here = places(environ, uid=uid)
     said = _from_environment(environ).over(_from_file(None, here))
+    if said.token_file is None and here.provided_token is not None and here.provided_token.is_file():
+        return here.provided_token.absolute()
     return (said.token_file or (said.state_dir or here.state_dir) / "token").absolute()
 
 
@@ -267,8 +270,8 @@ def _models(said: Path | None, state_dir: Path) -> Path:
         if not said.is_dir():
             raise ConfigError(f"no models folder {said}; check --models")
         return said
-    own = state_dir / "models"
-    return own if own.is_dir() else checkout_models() or own
+    # What lies in the state folder is served in any case.
+    return shipped_models() or state_dir / "models"
 
 
 def _name(said: str | None, hostname: str) -> str:
@@ -280,10 +283,21 @@ def _name(said: str | None, hostname: str) -> str:
     return said
 
 
-def _token_file(said: Path | None, state_dir: Path) -> Path | None:
+def _token_file(said: Path | None, provided: Path | None, state_dir: Path) -> Path | None:
+    if said is not None:
+        if not said.is_file():
+            raise ConfigError(f"no token file {said}; check --token-file")
+        return said.absolute()
+    if provided is not None and provided.is_file() and not _stands_for_none(provided):
+        return provided.absolute()
     own = state_dir / "token"
-    if said is None:
-        return own.absolute() if own.is_file() else None
-    if not said.is_file():
-        raise ConfigError(f"no token file {said}; check --token-file")
-    return said.absolute()
+    return own.absolute() if own.is_file() else None
+
+
+def _stands_for_none(path: Path) -> bool:
+    """A unit has no other way to say that a credential is optional than to provide something in its place."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST_NONE_BYTES).strip() == b"none"
+    except OSError:
+        return False  # whoever reads the token will say what is wrong

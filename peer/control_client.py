@@ -21,7 +21,7 @@ from peer.control_protocol import (
     header_bytes,
     result_fields,
 )
-from peer.errors import BadFrame, DeadlineExceeded, NoDaemon, Refused
+from peer.errors import BadFrame, DeadlineExceeded, HungUp, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
     ExaminationReport,
@@ -140,7 +140,7 @@ class ControlClient:
         except TimeoutError as exc:
             raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s; give more with --timeout") from exc
         except OSError as exc:
-            raise NoDaemon(f"the daemon hung up: {exc.strerror or exc}; see its log") from exc
+            raise HungUp(f"the daemon hung up: {exc.strerror or exc}; see its log") from exc
         finally:
             if not answered:
                 self.close()
@@ -176,7 +176,7 @@ class ControlClient:
             connection.settimeout(_left(until))
             part = connection.recv(min(count - len(data), 1 << 20))
             if not part:
-                raise NoDaemon("the daemon hung up before it answered; see its log")
+                raise HungUp("the daemon hung up before it answered; see its log")
             data += part
         return bytes(data)
 

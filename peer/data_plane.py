@@ -59,6 +59,7 @@ class DataPlane(threading.Thread):
     ) -> None:
         super().__init__(name="data-plane", daemon=True)
         self.counters: Counter[str] = Counter()
+        self.dispatched = 0  # events so far; may be read by other threads
         self._sockets = sockets
         self._machine = machine
         self._compute = compute
@@ -150,6 +151,7 @@ class DataPlane(threading.Thread):
 
     def _dispatch(self, first: Event) -> None:
         """One event and everything that follows from it on this board."""
+        self.dispatched += 1
         if isinstance(first, ViewChanged):
             self._link(first.view)
         pending: list[Event] = [first]

@@ -13,11 +13,13 @@ PeerError
 │       └── UnknownVersion        a protocol version that this release does not speak
 ├── RequestError                  one request failed; the daemon is well
 │   ├── NoDaemon                  nobody answers on the control socket
+│   │   └── HungUp                somebody did, and went away before the answer
 │   ├── NoSuchModel
 │   ├── NotFetched                a model could not be got from the other boards, or not be written down
 │   ├── CheckFailed               a digest or another check of what lies on disk came out wrong
 │   ├── Refused                   understood, and declined: draining, an unknown codec or option
-│   │   └── Busy                  too many requests wait already; says when to try again
+│   │   ├── Busy                  too many requests wait already; says when to try again
+│   │   └── Leaving               finishes what it has begun, and begins nothing
 │   ├── BadInput                  the file given is not an image that can be classified
 │   ├── DeadlineExceeded
 │   ├── NotEnoughBoards
@@ -121,6 +123,12 @@ class NoDaemon(RequestError):
     exit_code = ExitCode.NO_DAEMON
 
 
+class HungUp(NoDaemon):
+    """The daemon ended, or closed the connection, before it answered."""
+
+    kind = "hung-up"
+
+
 class NoSuchModel(RequestError):
     """No board that was asked has a model of this name."""
 
@@ -157,6 +165,12 @@ class Busy(Refused):
     def __init__(self, message: str, retry_after_s: float = 0.5) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Leaving(Refused):
+    """This board is about to go; other boards take requests."""
+
+    kind = "leaving"
 
 
 class BadInput(RequestError):

@@ -26,6 +26,7 @@ from runtime.images import decode_rows
 from runtime.plan import ModelPlan
 from runtime.scores import likeliest, unpack
 
+_DECODED_AT_ONCE = 2  # pictures: each may take hundreds of megabytes for a moment, and the cores are needed elsewhere
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
 
@@ -39,6 +40,8 @@ class Inference:
         self._submit = submit
         self._view = view
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
+        self.begun = 0  # requests so far
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -64,6 +67,7 @@ class Inference:
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify the images as one batch. Raises RequestError."""
         started_at = time.monotonic()
+        self.begun += 1
         model = self._catalog.named(query.model)
         plan = self._catalog.plan(model)
         codec = self._codec(plan, query.codec)
@@ -114,7 +118,8 @@ class Inference:
 
     async def _rows(self, plan: ModelPlan, name: str, data: bytes) -> bytes:
         try:
-            rows = await asyncio.to_thread(decode_rows, data, plan.image, plan.geometry)
+            async with self._decoding:
+                rows = await asyncio.to_thread(decode_rows, data, plan.image, plan.geometry)
         except ImageError as problem:
             raise BadInput(f"{name}: {problem}") from problem
         return rows.tobytes()

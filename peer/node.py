@@ -23,7 +23,7 @@ from peer.config import HostPort, PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
-from peer.errors import ConfigError, NoSuchModel, PeerError, Refused
+from peer.errors import ConfigError, Leaving, NoSuchModel, PeerError
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
@@ -52,7 +52,9 @@ from peer.reports import (
 )
 from peer.revocations import read_revoked, write_revoked
 from peer.supply import Supply
+from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
+from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -78,6 +80,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
+        self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
         if port > HIGHEST_PORT:
@@ -154,6 +157,7 @@ class Node:
                     running.append(tasks.create_task(self._lookout.announce(), name="announce"))
                     running.append(tasks.create_task(self._lookout.watch(), name="look-out"))
                 self._ready = True
+                self.changed.set()
                 state = self._not_ready() or "ready"
                 _log.info("%s: %s (%s) on %s", state, self._me.name, self._me.peer, self._config.listen)
                 await stop.wait()
@@ -243,6 +247,7 @@ class Node:
         """The compute first: whoever hears of a model may assign a share of it at once."""
         self._compute.hold(self._holdings())
         self._control.handle(ModelsHeld(models=frozenset(self._catalog)))
+        self.changed.set()
 
     def _not_ready(self) -> str | None:
         """Why this board cannot serve, or None."""
@@ -257,6 +262,7 @@ class Node:
     def _on_view(self, view: View) -> None:
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
+        self.changed.set()
         self._bulk.submit(view)
         self._supply.stir()
 
@@ -294,8 +300,11 @@ class Node:
 
     async def _watch(self) -> None:
         """What this board measures of itself, and the health of the parts that do not report themselves."""
+        give_back, begun = GiveBack(), 0
         while True:
             await asyncio.sleep(_SPEED_EVERY_S)
+            begun, before = self._inference.begun, begun
+            give_back.look(worked=begun != before or bool(self._inference.busy), now=time.monotonic())
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
             self._control_sockets.refused()
@@ -317,6 +326,7 @@ class Node:
     async def _drain(self) -> None:
         """Take no new requests, let those under way finish, then leave."""
         self._draining = True
+        self.changed.set()
         try:
             async with asyncio.timeout(_DRAIN_S):
                 await self._inference.idle()
@@ -325,6 +335,19 @@ class Node:
         self._control.handle(LeaveRequested())
         # The goodbyes are on their way to sockets that are about to close.
         await asyncio.sleep(0.05)
+
+    def progress(self) -> Progress:
+        """How this board is, for whoever supervises it."""
+        default = self._catalog.default
+        return Progress(
+            boards=len(self._control.view().alive()),
+            model=None if default is None else self._catalog.plan(default).name,
+            not_ready=self._not_ready(),
+            stopping=self._draining,
+            compute_up=self._compute.up,
+            step_s=self._compute.stuck_s(),
+            silent_s=self._compute.silent_s(),
+        )
 
     async def status(self) -> StatusReport:
         view = self._control.view()
@@ -400,7 +423,7 @@ class Node:
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
-            raise Refused("this board is leaving the ring; ask another one")
+            raise Leaving("this board is leaving the ring; ask another one")
         if self._catalog.default is None:
             raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)

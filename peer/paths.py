@@ -4,6 +4,7 @@ Reads the environment it is given and looks whether files exist; never creates a
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ CONFIG_NAME = "peerd.toml"
 SYSTEM_CONFIG = Path("/etc/tokenring") / CONFIG_NAME
 SYSTEM_STATE = Path("/var/lib/tokenring")
 SYSTEM_SOCKET = Path("/run/tokenring") / SOCKET_NAME
+# Root's alone; the unit hands it to the service as a credential of that name.
+SYSTEM_TOKEN = Path("/etc/tokenring/token")
 
 # sun_path holds 108 bytes with the closing zero (unix(7)).
 SOCKET_PATH_LIMIT_BYTES = 107
@@ -25,6 +28,8 @@ class Places:
     config_file: Path
     state_dir: Path
     socket: Path
+    # Where a token that somebody provided lies, if it does; it counts before the state folder's own.
+    provided_token: Path | None = None
 
 
 def places(environ: Mapping[str, str], *, uid: int, system_config: Path = SYSTEM_CONFIG) -> Places:
@@ -34,10 +39,13 @@ def places(environ: Mapping[str, str], *, uid: int, system_config: Path = SYSTEM
     """
     if "STATE_DIRECTORY" in environ or (uid == 0 and system_config.is_file()):
         runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        credentials = environ.get("CREDENTIALS_DIRECTORY", "")
+        provided = Path(credentials) / SYSTEM_TOKEN.name if credentials else system_config.with_name(SYSTEM_TOKEN.name)
         return Places(
             config_file=system_config,
             state_dir=Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or SYSTEM_STATE),
             socket=Path(runtime) / SOCKET_NAME if runtime else SYSTEM_SOCKET,
+            provided_token=provided if credentials or uid == 0 else None,
         )
     state_dir = _xdg(environ, "XDG_STATE_HOME", ".local/state")
     runtime_dir = environ.get("XDG_RUNTIME_DIR", "")
@@ -50,17 +58,26 @@ def places(environ: Mapping[str, str], *, uid: int, system_config: Path = SYSTEM
 
 def control_socket(environ: Mapping[str, str], *, uid: int, system_socket: Path = SYSTEM_SOCKET) -> Path:
     """The socket that `peerctl` speaks to: TOKENRING_SOCKET, else the person's daemon, else the system's."""
+    return control_sockets(environ, uid=uid, system_socket=system_socket)[0]
+
+
+def control_sockets(environ: Mapping[str, str], *, uid: int, system_socket: Path = SYSTEM_SOCKET) -> tuple[Path, ...]:
+    """`control_socket`, and behind it those of TOKENRING_OTHER_SOCKETS, for when that daemon dies; colons between."""
     named = environ.get("TOKENRING_SOCKET")
     if named:
-        return Path(named)
-    own = places(environ, uid=uid).socket
-    return system_socket if not own.exists() and system_socket.exists() else own
+        first = Path(named)
+    else:
+        own = places(environ, uid=uid).socket
+        first = system_socket if not own.exists() and system_socket.exists() else own
+    others = (Path(other) for other in environ.get("TOKENRING_OTHER_SOCKETS", "").split(":") if other)
+    return (first, *(other for other in others if other != first))
 
 
-def checkout_models() -> Path | None:
-    """`models_onnx/` beside the packages, when they are installed from a checkout."""
-    folder = Path(__file__).resolve().parent.parent / "models_onnx"
-    return folder if folder.is_dir() else None
+def shipped_models() -> Path | None:
+    """The models that came with the software: of a checkout, or of a release that was installed as a whole."""
+    checkout = Path(__file__).resolve().parent.parent / "models_onnx"
+    release = Path(sys.prefix) / "models"
+    return next((folder for folder in (checkout, release) if folder.is_dir()), None)
 
 
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:

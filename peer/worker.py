@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from peer.protocol.effects import Attend, Begin, Forget, Query, RunHead, RunWhol
 from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, Event, LogitsReady, QueryDone, ShardDone
 from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
 from peer.speedometer import Speedometer, yardstick
+from peer.starvation import Starvation
 from runtime.arrays import U8
 from runtime.errors import CodecError, RuntimeFailure
 from runtime.images import decode_rows
@@ -46,17 +47,27 @@ class _Work:
     prepare_s: float = 0.0
     encode_s: float = 0.0
     compute_s: float = 0.0
-    marks: list[float] = field(default_factory=list)
+    starved_s: float = 0.0  # between the steps; within them it is part of the time they took
+    starved_mark_s: float = 0.0
 
 
 class Worker:
     """Loaded models and the shards in progress. One thread uses it."""
 
-    def __init__(self, models: Mapping[ModelId, Model], usual: Callable[[], ModelId | None] = lambda: None) -> None:
-        """`usual` names the model whose speed is this board's, None while there is none."""
+    def __init__(
+        self,
+        models: Mapping[ModelId, Model],
+        usual: Callable[[], ModelId | None] = lambda: None,
+        starved_s: Callable[[], float] | None = None,
+    ) -> None:
+        """`usual` names the model whose speed is this board's, None while there is none.
+
+        `starved_s` tells how long this thread has been kept from running so far, seconds.
+        """
         self.speedometer = Speedometer()
         self._models = models  # a lookup may load; a copy would load them all
         self._usual = usual
+        self._starved_s = starved_s or Starvation().waited_s
         self._measure_at = 0.0
         self._work: dict[AttemptKey, _Work] = {}
 
@@ -115,12 +126,14 @@ class Worker:
         work = self._work.get(effect.key)
         if work is None:
             return None
+        work.starved_s += self._starved_s() - work.starved_mark_s
         started = time.perf_counter()
         try:
             work.shard.query()
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
         work.compute_s += time.perf_counter() - started
+        work.starved_mark_s = self._starved_s()
         return QueryDone(key=effect.key)
 
     def attend(self, effect: Attend) -> Event | None:
@@ -128,6 +141,7 @@ class Worker:
         work = self._work.get(effect.key)
         if work is None:
             return None
+        work.starved_s += self._starved_s() - work.starved_mark_s
         started = time.perf_counter()
         block = work.shard.block
         try:
@@ -140,7 +154,7 @@ class Worker:
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
         decode_s = work.shard.decode_s
-        spent_s = work.compute_s - decode_s + work.encode_s
+        spent_s = work.compute_s - decode_s + work.encode_s + work.starved_s
         blocks = work.model.plan.geometry.blocks
         self.speedometer.worked(tokens=work.tokens, block_s=spent_s / blocks, now=time.monotonic())
         timing = Timing(
@@ -190,6 +204,7 @@ class Worker:
         started = time.perf_counter()
         body = b"" if work.alone else bytes(work.shard.encode())
         work.encode_s += time.perf_counter() - started
+        work.starved_mark_s = self._starved_s()
         return CodesReady(key=key, block=work.shard.block, body=body)
 
     def _culprits(self, work: _Work, block: int, effect: Attend) -> tuple[int, ...]:

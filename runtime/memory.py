@@ -1,9 +1,37 @@
-"""How much memory this process may still take, as far as Linux says so."""
+"""How much memory this process may still take, as far as Linux says so, and giving back what it needs no longer."""
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+
+_QUIET_S = 3.0  # after the last work: the next request of a busy board would only take it all again
+
+
+class GiveBack:
+    """Memory that a crowd of requests took at once stays in the allocator's lists for good unless it is told."""
+
+    def __init__(self, trim: Callable[[], object] | None = None) -> None:
+        """`trim` gives back what can be given; the allocator of the C library unless a test says otherwise."""
+        self._trim = trim or _trim
+        self._quiet_since: float | None = None
+
+    def look(self, *, worked: bool, now: float) -> None:
+        """Call about every second. `worked`: whether anything was under way since the last call."""
+        if worked:
+            self._quiet_since = now
+        elif self._quiet_since is not None and now - self._quiet_since >= _QUIET_S:
+            self._quiet_since = None
+            self._trim()
+
+
+def _trim() -> None:
+    """malloc_trim(3): takes milliseconds, in the calling thread. musl has no such function, and needs none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def free_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:

@@ -7,14 +7,16 @@ model's answer, with one that says that it is degraded, or with a typed error.
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.control_client import ControlClient
+from peer.cli_asking import Asking
 from peer.errors import PeerError
 from peer.reports import InferQuery, InferReport
 
 TOLERANCE = 1e-4  # of logits: float32 codes differ from the undivided graph by the order of its sums
+SHARED: dict[str, object] = {"mode": "sequence", "codec": "f32"}  # all boards, even where one alone would be faster
 LATE = 1.1  # of the deadline
 _GRACE_S = 0.5  # a busy machine's thread switch is no overrun
 
@@ -81,12 +83,21 @@ class Client(threading.Thread):
     """Asks one board, one request after the other, until `stop`."""
 
     def __init__(
-        self, socket: Path, board: int, image: bytes, history: History, *, pause_s: float = 0.0, **choices: object
+        self,
+        socket: Path,
+        board: int,
+        image: bytes,
+        history: History,
+        *,
+        pause_s: float = 0.0,
+        others: Sequence[Path] = (),
+        **choices: object,
     ) -> None:
+        """`others`: sockets of boards to ask when the first one does not answer any more."""
         super().__init__(name=f"client-{board}", daemon=True)
-        self._socket, self._board, self._image, self._history = socket, board, image, history
+        self._sockets, self._board, self._image, self._history = (socket, *others), board, image, history
         self._pause_s = pause_s
-        self._choices: dict[str, object] = {"deadline_s": 10.0, "codec": "f32", "logits": True, **choices}
+        self._choices: dict[str, object] = {**SHARED, "deadline_s": 10.0, "logits": True, **choices}
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -105,8 +116,8 @@ class Client(threading.Thread):
         query = InferQuery(inputs=("picture",), **self._choices)  # type: ignore[arg-type]  # real fields, by the caller
         request = Request(board=self._board, began=time.monotonic(), deadline_s=float(query.deadline_s or 0))
         try:
-            with ControlClient(self._socket, timeout_s=60) as client:
-                request.report = client.infer(query, [self._image])[0]
+            with Asking(self._sockets, timeout_s=60, say=lambda _: None) as asking:
+                request.report = asking.infer(query, [self._image])[0]
         except PeerError as problem:
             request.error = f"{problem.kind}: {problem}"
         request.ended = time.monotonic()

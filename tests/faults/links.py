@@ -19,7 +19,7 @@ from tests.faults.requests import ASKED
 from tests.faults.runs import Bench, Kind, repeat
 
 LOSSES = {1: 0.1, 5: 1.0, 20: 10.0}  # per cent of packets: per cent of requests that may fail
-ASKING_S = 15.0
+ASKING_S = 6.0
 PROMISES = {
     **{f"loss {share} %: failed": Promise(p95=failed) for share, failed in LOSSES.items()},
     **{f"loss {share} %: request": Promise() for share in LOSSES},

@@ -22,7 +22,7 @@ from pathlib import Path
 from peer.control_client import ControlClient
 from peer.errors import Busy, PeerError
 from peer.reports import InferQuery
-from tests.faults.history import Client, Request
+from tests.faults.history import SHARED, Client, Request
 from tests.faults.record import Promise, p95
 from tests.faults.requests import ASKED
 from tests.faults.runs import Bench, Kind, repeat
@@ -31,6 +31,7 @@ from tests.helpers.limits import Group, memory_bytes, memory_limit, why_no_limit
 CLIENTS = 200
 PATIENT_S = 120.0  # all clients of `many` together keep a slow machine busy for a while
 FROZEN_S = 6.0
+AFTER_S = 6.0  # a board gives memory back once it has been idle for some seconds
 RESTART_S = 2.0  # what the unit file says
 _MIB = 1 << 20
 _NO_LIMIT = 1 << 40
@@ -100,7 +101,9 @@ class Patient(threading.Thread):
         until = request.began + PATIENT_S
         while request.report is None and not request.error:
             left_s = until - time.monotonic()
-            query = InferQuery(inputs=("picture",), codec="f32", logits=True, deadline_s=max(0.01, left_s))
+            query = InferQuery(
+                inputs=("picture",), mode="sequence", codec="f32", logits=True, deadline_s=max(0.01, left_s)
+            )
             try:
                 with ControlClient(self._row.daemons.home(self._board) / "sock", timeout_s=PATIENT_S) as client:
                     request.report = client.infer(query, [self._row.image])[0]
@@ -121,7 +124,7 @@ def many(row: Bench, *, asked: int) -> None:
     name = "many" if asked > 1 else "one"
     row.gather(*row.all)
     for index in row.all:  # each has been asked before: what it then keeps is not growth
-        row.daemons.infer(index, row.image, codec="f32")
+        row.daemons.infer(index, row.image, **SHARED)
     footprints = Footprints([row.daemons.processes[index].pid for index in row.all])
     at_once = threading.Barrier(CLIENTS)
     clients = [Patient(row, index % asked, at_once) for index in range(CLIENTS)]
@@ -130,7 +133,7 @@ def many(row: Bench, *, asked: int) -> None:
             client.start()
         for client in clients:
             client.join(2 * PATIENT_S)
-    time.sleep(2.0)
+    time.sleep(AFTER_S)
     took = sorted(request.took_s for request in row.history.requests)
     row.note(f"{name}: answer p50", took[len(took) // 2])
     row.note(f"{name}: answer p95", p95(took))
@@ -173,7 +176,7 @@ class Crowd(threading.Thread):
         self.errors: list[str] = []
 
     def run(self) -> None:
-        query = InferQuery(inputs=("picture",) * 8, codec="f32", deadline_s=20.0)
+        query = InferQuery(inputs=("picture",) * 8, mode="sequence", codec="f32", deadline_s=20.0)
         while not self._over.is_set():
             try:
                 with ControlClient(self._row.daemons.home(self._board) / "sock", timeout_s=30) as client:

@@ -9,24 +9,29 @@ was under way at the fault exceeds the median of those before it. After every ru
 """
 
 import argparse
+import os
 import random
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.history import Client, History
+from tests.faults.history import SHARED, Client, History
 from tests.faults.record import ROOT, Promise, Record, Run, machine
 from tests.helpers.cluster import Daemons, cluster
 from tests.helpers.lan import Lan, lan, why_no_lan
 
 MODELS = ROOT / "models_onnx"
 PHOTO = ROOT / "docs/photos/chelsea.png"
+PHASES = ("prepare", *(f"round {number}" for number in range(6)), "gather")  # the model has six blocks
 ASKED = 0  # the board whose clients are watched; faults hit others unless the row says otherwise
 PROMISES = {
     "kill: added": Promise(p95=0.5),
+    "phase: added": Promise(p95=0.5),
+    "asked: added": Promise(p95=2.0),
     "freeze: added": Promise(p95=2.0),
     "cable: added": Promise(p95=2.0),
     "degraded: added": Promise(p95=2.0),
@@ -38,8 +43,8 @@ PROMISES = {
 class Row:
     """One fault during requests on one cluster."""
 
-    def __init__(self, boards: Lan, daemons: Daemons, rng: random.Random, run: Run) -> None:
-        self.boards, self.daemons, self.rng, self._run = boards, daemons, rng, run
+    def __init__(self, boards: Lan, daemons: Daemons, rng: random.Random, run: Run, seed: int = 0) -> None:
+        self.boards, self.daemons, self.rng, self._run, self.seed = boards, daemons, rng, run, seed
         self.all = tuple(range(len(boards)))
         self.victims = rng.sample([i for i in self.all if i != ASKED], 2)
         self.image = PHOTO.read_bytes()
@@ -53,9 +58,9 @@ class Row:
         whole = self.daemons.infer(ASKED, self.image, mode="single", logits=True)
         self.expected = tuple(whole.logits or ())
         for _ in range(5):  # the first ones load codecs and meet patience that knows nothing yet
-            self.daemons.infer(ASKED, self.image, codec="f32")
+            self.daemons.infer(ASKED, self.image, **SHARED)
 
-    def during(self, name: str, fault: Callable[[], None], *, after_s: float = 4.0, **choices: object) -> None:
+    def during(self, name: str, fault: Callable[[], object], *, after_s: float = 4.0, **choices: object) -> None:
         """Ask all the time, let the fault happen at a moment at random, go on, and look at what the clients saw."""
         client = Client(self.daemons.home(ASKED) / "sock", ASKED, self.image, self.history, **choices)
         client.start()
@@ -83,6 +88,29 @@ class Row:
 def kill(row: Row) -> None:
     row.gather(*row.all)
     row.during("kill", lambda: row.daemons.signal(row.victims[0], signal.SIGKILL))
+    row.check()
+
+
+def phase(row: Row) -> None:
+    """Killed in a phase that the seed names: while it prepares, in each of the rounds, or with only its result left."""
+    with tempfile.TemporaryDirectory(prefix="tr-die-") as folder:
+        os.environ["DIE_DIR"] = folder
+        try:
+            row.gather(*row.all)
+        finally:
+            del os.environ["DIE_DIR"]
+        victim = row.daemons.processes[row.victims[0]]
+        name = PHASES[row.seed % len(PHASES)]
+        row.during("phase", lambda: (Path(folder) / str(victim.pid)).write_text(name))
+        assert victim.poll() is not None, f"no request came to {name}"
+    row.check()
+
+
+def asked(row: Row) -> None:
+    """The asked board itself is killed; its client knows the others."""
+    row.gather(*row.all)
+    others = tuple(row.daemons.home(index) / "sock" for index in row.all if index != ASKED)
+    row.during("asked", lambda: row.daemons.signal(ASKED, signal.SIGKILL), others=others)
     row.check()
 
 
@@ -158,6 +186,8 @@ def leave(row: Row) -> None:
 
 ROWS = {
     "kill": kill,
+    "phase": phase,
+    "asked": asked,
     "freeze": freeze,
     "cable": cable,
     "degraded": degraded,
@@ -184,7 +214,7 @@ def main() -> None:
             run = Run()
             with lan(options.boards) as boards, cluster(boards, MODELS) as daemons:
                 try:
-                    ROWS[name](Row(boards, daemons, random.Random(f"{name} {seed}"), run))
+                    ROWS[name](Row(boards, daemons, random.Random(f"{name} {seed}"), run, seed))
                 except AssertionError as problem:
                     run.problem = str(problem)
             record.put(name, seed, run)

@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Kind:
 
     do: Callable[[Bench], None]
     boards: int = 4
+    models: Callable[[Path], object] | None = None  # fills a folder with the models of the row; None: those that ship
     needs: Callable[[], str] = why_no_lan  # empty, or why it cannot run here
 
 
@@ -39,21 +41,33 @@ def repeat(doc: str, rows: Mapping[str, Kind], promises: dict[str, Promise], out
     options = parser.parse_args()
     record = Record(options.out)
     skipped = {name: why for name in options.rows.split(",") if (why := why_no_lan() or rows[name].needs())}
-    for seed in range(options.seeds):
-        for name in options.rows.split(","):
-            if name in skipped or record.has(name, seed):
-                continue
-            run = Run()
-            with lan(rows[name].boards) as boards, cluster(boards, MODELS) as daemons:
-                try:
-                    rows[name].do(Bench(boards, daemons, random.Random(f"{name} {seed}"), run))
-                except AssertionError as problem:
-                    run.problem = str(problem)
-            run.figures["load average of the machine"] = os.getloadavg()[0]
-            record.put(name, seed, run)
-            print(f"{name}, seed {seed}: {run.figures} {run.problem}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="tr-models-") as folder:
+        for seed in range(options.seeds):
+            for name in options.rows.split(","):
+                if name in skipped or record.has(name, seed):
+                    continue
+                run = _run(rows[name], random.Random(f"{name} {seed}"), Path(folder) / name)
+                record.put(name, seed, run)
+                print(f"{name}, seed {seed}: {run.figures} {run.problem}", file=sys.stderr, flush=True)
     print(f"daemons in network namespaces on {machine()}")
     kept = record.report({**promises, "load average of the machine": Promise()})
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")
     sys.exit(0 if kept else 1)
+
+
+def _run(kind: Kind, rng: random.Random, folder: Path) -> Run:
+    """One run on a fresh cluster; `folder` is where the row's own models are made the first time."""
+    models = MODELS
+    if kind.models is not None:
+        models = folder
+        if not folder.exists():
+            kind.models(folder)
+    run = Run()
+    with lan(kind.boards) as boards, cluster(boards, models) as daemons:
+        try:
+            kind.do(Bench(boards, daemons, rng, run))
+        except AssertionError as problem:
+            run.problem = str(problem)
+    run.figures["load average of the machine"] = os.getloadavg()[0]
+    return run

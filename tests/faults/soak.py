@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.history import Client, History
+from tests.faults.history import SHARED, Client, History
 from tests.faults.record import p95
 from tests.faults.requests import MODELS, PHOTO
 from tests.helpers.cluster import Daemons, cluster
@@ -99,7 +99,7 @@ class Soak:
         self._daemons.wait(lambda: self._daemons.one_ring(*self._all), "one ring to start with", RING_S)
         self._expected = tuple(self._daemons.infer(0, image, mode="single", logits=True).logits or ())
         for index in self._all:
-            self._daemons.infer(index, image, codec="f32")
+            self._daemons.infer(index, image, **SHARED)
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             self._cycle(image)

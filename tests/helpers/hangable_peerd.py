@@ -1,7 +1,9 @@
 """`peerd` whose event loop can be made to hang, as a bug would: SIGUSR1 sleeps HANG_S seconds on the loop's own thread.
 
-It also writes down every change of what it believes of another board, as a line of its log, and NAIVE=WHAT,... takes
-protections away (`tests.helpers.naive`). Only tests and the testbed run it; the product has no such switches.
+SILENCE_S shortens how long its compute process may say nothing. It also writes down every change of what it believes
+of another board, as a line of its log; NAIVE=WHAT,... takes protections away (`tests.helpers.naive`), DIE_DIR=FOLDER
+has a board die when told to (`tests.helpers.dying_compute`). Only tests and the testbed run it; the product has no such
+switches.
 """
 
 import os
@@ -9,6 +11,7 @@ import signal
 import sys
 import time
 
+from peer import watchdog
 from peer.cli_peerd import main
 from peer.compute_process import ComputeProcess
 from peer.protocol.roster import Roster
@@ -28,8 +31,11 @@ def _tell_and_put(roster: Roster, member: Member) -> None:
 Roster._put = _tell_and_put  # type: ignore[method-assign]
 if "NAIVE" in os.environ:
     make_naive(os.environ["NAIVE"])
-    keywords = ComputeProcess.__init__.__kwdefaults__
-    assert keywords is not None
-    keywords["program"] = "tests.helpers.naive_compute"
+for _variable, _program in (("NAIVE", "tests.helpers.naive_compute"), ("DIE_DIR", "tests.helpers.dying_compute")):
+    if _variable in os.environ:
+        keywords = ComputeProcess.__init__.__kwdefaults__
+        assert keywords is not None
+        keywords["program"] = _program
+watchdog.SILENCE_BUDGET_S = float(os.environ.get("SILENCE_S", watchdog.SILENCE_BUDGET_S))
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(os.environ.get("HANG_S", "20"))))
 sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from peer.protocol import patience
 from peer.protocol.requests import RequestLimits, Requests
+from peer.starvation import Starvation
 
 
 def _patience() -> None:
@@ -29,6 +30,11 @@ def _queue() -> None:
     RequestLimits.__init__ = limitless  # type: ignore[method-assign, assignment]
 
 
+def _starvation() -> None:
+    """Only the steps of the work are looked at, not whether the thread was let to run between them."""
+    Starvation.waited_s = lambda _: 0.0  # type: ignore[method-assign]
+
+
 def _nothing() -> None:
     """Of the clients, not of the daemon."""
 
@@ -37,6 +43,7 @@ _PROTECTIONS: dict[str, Callable[[], None]] = {
     "patience": _patience,
     "losses": _losses,
     "queue": _queue,
+    "starvation": _starvation,
     "retry": _nothing,  # clients of tests.faults.load do not come again
 }
 

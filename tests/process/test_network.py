@@ -17,6 +17,7 @@ import pytest
 from peer.cluster_token import new_token, write_token
 from peer.control_client import ControlClient
 from peer.errors import PeerError
+from peer.exit_codes import ExitCode
 from peer.reports import InferQuery
 from tests.process.namespace import Namespace, Packet, Sniffer, can_isolate, lan, nameserver, namespace
 
@@ -235,7 +236,7 @@ def test_boards_on_a_lan_and_a_stranger(bridged: Lan, tmp_path: Path) -> None:
 def test_a_daemon_without_a_token_does_not_listen_to_a_lan(bridged: Lan) -> None:
     bridged.board(1)
     (process,) = bridged.processes
-    assert process.wait(LIMIT_S) == 2
+    assert process.wait(LIMIT_S) == ExitCode.NOT_ADMITTED
     said = (bridged.folder / "board-1/stderr").read_text()
     assert said.count("\n") == 1
     assert "needs a cluster token" in said

@@ -16,7 +16,7 @@ from peer.acquaintances import Acquaintances
 from peer.cluster_lock import read_lock, write_lock
 from peer.cluster_token import new_token, parse_token, read_token, replace_token
 from peer.config import HostPort, PeerdConfig, Settings, load
-from peer.errors import ConfigError
+from peer.errors import ConfigError, NotAdmitted
 from peer.identity import next_identity
 from peer.protocol.types import Endpoint, Incarnation, Lock, Member, PeerId, Status, peer_id
 from peer.revocations import read_revoked, write_revoked
@@ -118,7 +118,7 @@ def test_a_damaged_token_stops_the_daemon_and_never_opens_its_door(config: Peerd
 
 def test_a_lost_token_stops_a_daemon_on_the_lan(config: PeerdConfig) -> None:
     (config.state_dir / "token").unlink()
-    with pytest.raises(ConfigError, match="needs a cluster token"):
+    with pytest.raises(NotAdmitted, match="needs a cluster token"):
         read_lock(replace(config, token_file=None))
 
 

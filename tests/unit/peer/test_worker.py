@@ -112,6 +112,25 @@ def test_three_boards_give_the_undivided_answer(worker: Worker, tiny: Model, row
     np.testing.assert_allclose(np.frombuffer(answer.body, "f4"), np.frombuffer(whole.body, "f4"), atol=1e-5)
 
 
+def test_a_worker_that_is_not_let_to_run_between_its_steps_is_slow(tiny: Model, rows: U8) -> None:
+    """A CPU quota strikes while a board waits for codes: its steps are quick, and all others wait for it."""
+
+    def speed(starved_s: float) -> float:
+        worker = Worker({MODEL: tiny}, lambda: MODEL, itertools.count(0.0, starved_s).__next__)
+        worker.idle(0.0)
+        bodies = first_codes(worker, rows)
+        for _ in range(tiny.plan.geometry.blocks):
+            for board in bodies:
+                worker.query(Query(key=key(board)))
+            events = [worker.attend(attend(board, bodies)) for board in bodies]
+            bodies = {board: e.body for board, e in enumerate(events) if isinstance(e, CodesReady)} or bodies
+        now = worker.speedometer.speed(time.monotonic())
+        assert now is not None
+        return now
+
+    assert speed(starved_s=10.0) < 0.01 * speed(starved_s=0.0)
+
+
 def test_an_idle_worker_measures_itself_once_in_a_while(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     usual: list[ModelId] = []
     worker = Worker({MODEL: tiny}, lambda: usual[0] if usual else None)

@@ -1,10 +1,11 @@
 """The daemon's configuration: where it comes from, and that a mistake is named with its line."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from peer import cli_peerd
+from peer import cli_peerd, paths
 from peer.cluster_token import new_token, parse_token, read_token, write_token
 from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse
 from peer.errors import ConfigError
@@ -141,6 +142,44 @@ def test_places_of_the_service_and_of_a_person(tmp_path: Path) -> None:
         Path("/h/.local/state/tokenring"),
         Path("/run/user/7/tokenring/peerd.sock"),
     )
+
+
+def test_a_token_that_was_provided_counts_before_the_one_that_was_joined(tmp_path: Path) -> None:
+    state, credentials = tmp_path / "state", tmp_path / "credentials"
+    state.mkdir()
+    credentials.mkdir()
+    environ = {"STATE_DIRECTORY": str(state), "CREDENTIALS_DIRECTORY": str(credentials)}
+
+    def chosen() -> Path | None:
+        return load(flags=Settings(), environ=environ, uid=990).token_file
+
+    assert chosen() is None
+    (credentials / "token").write_text("none")  # what the unit provides where there is no such file
+    assert chosen() is None
+    (state / "token").write_text(new_token())
+    assert chosen() == state / "token"
+    (credentials / "token").write_text(new_token())
+    assert chosen() == credentials / "token"
+
+
+def test_root_reads_and_replaces_the_token_that_the_unit_provides(tmp_path: Path) -> None:
+    (tmp_path / "peerd.toml").touch()
+    root = places({"HOME": "/root"}, uid=0, system_config=tmp_path / "peerd.toml")
+    assert root.provided_token == tmp_path / "token"
+    service = places({"STATE_DIRECTORY": "/var/lib/tokenring"}, uid=990)
+    assert service.provided_token is None  # it may not even look
+
+
+def test_models_of_a_release_and_of_the_state_folder_are_both_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "lib/peer/paths.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "release"))
+    state = tmp_path / "state"
+    (state / "models").mkdir(parents=True)
+    assert loaded(tmp_path, flags=Settings(state_dir=state)).models == state / "models"
+    (tmp_path / "release/models").mkdir(parents=True)
+    assert loaded(tmp_path, flags=Settings(state_dir=state)).models == tmp_path / "release/models"
 
 
 def test_peerctl_finds_its_own_daemon_first_and_the_systems_next(tmp_path: Path) -> None:
