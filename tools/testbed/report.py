@@ -23,7 +23,7 @@ TITLES = {
 }
 PREFACE = """# Benchmarks on emulated boards
 
-Written by `make bench-boards`; do not edit. **Emulated**: real daemons, sockets, encryption and requests on one
+Written by `make bench`; do not edit. **Emulated**: real daemons, sockets, encryption and requests on one
 machine; links are shaped, and each board takes S times its processor time (`tools/testbed/ledger.py` and `slow_core.py`
 say how). **Weights of ViT-Base and ViT-Small are random**: times only. Latency is end to end, from the file (a JPEG of
 112 kB) to the answer, warm; the settings of a table were taken in turns, one request after the other. One board is the
@@ -202,7 +202,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         pictures = list(draw(rows, options.out))
     except ImportError:
-        print("no plots: matplotlib is missing; pip install -e '.[tools]'")
+        print("no plots: matplotlib is missing; pip install -e '.[bench]'")
         pictures = []
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "README.md").write_text("\n".join(document(rows, pictures)) + "\n", encoding="utf-8")
