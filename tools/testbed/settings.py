@@ -57,7 +57,7 @@ def _compared(size: str, counts: tuple[int, ...], codecs: tuple[str, ...] = OURS
 
 def _alternatives(size: str, boards: int) -> tuple[Setting, ...]:
     model = f"{size}-int8"
-    return tuple(Setting(model=model, boards=boards, codec=c, times=3) for c in ("int8", "int4", *VOLTAGE, *ASTRA))
+    return tuple(Setting(model=model, boards=boards, codec=c, times=2) for c in ("int8", "int4", *VOLTAGE, *ASTRA))
 
 
 def _few(model: str, codec: str) -> tuple[Setting, ...]:
@@ -75,14 +75,20 @@ PLANS = {
     "base": Plan(slower=(8.0,) * 4, settings=_rates(*_compared(_BASE, (2, 4)))),
     "alternatives": Plan(
         slower=(8.0,) * 4,
-        settings=_rates(Setting(model=f"{_BASE}-int8", boards=1, times=3), *_alternatives(_BASE, 4)),
+        settings=_rates(Setting(model=f"{_BASE}-int8", boards=1, times=2), *_alternatives(_BASE, 4)),
     ),
-    "eight": Plan(slower=(16.0,) * 8, settings=_rates(*_compared(_BASE, (8,), _FEW)[1:])),
-    "unequal": Plan(
-        slower=(64.0, 64.0, 32.0, 16.0),
+    "eight": Plan(
+        slower=(16.0,) * 8,
         settings=_rates(
-            Setting(model=f"{_BASE}-int8", boards=1, asked=3),
-            *(Setting(model=f"{_BASE}-int8", boards=4, codec=c, asked=3, weights=(1, 1, 2, 4)) for c in _FEW),
+            Setting(model=f"{_BASE}-int8", boards=1, times=3),
+            *(Setting(model=f"{_BASE}-int8", boards=8, codec=c, times=3) for c in _FEW),
+        ),
+    ),
+    "unequal": Plan(
+        slower=(32.0, 32.0, 16.0, 8.0),
+        settings=_rates(
+            Setting(model=f"{_BASE}-int8", boards=1, asked=3, times=3),
+            *(Setting(model=f"{_BASE}-int8", boards=4, codec=c, asked=3, weights=(1, 1, 2, 4), times=3) for c in _FEW),
         ),
     ),
     "small": Plan(slower=(8.0,) * 4, settings=_compared("vit-small-257", (2, 4), ("tc160",))),
