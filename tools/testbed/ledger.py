@@ -53,12 +53,13 @@ class Ledger:
     def waited(self, *, asked_at: float, now: float, spent_before_s: float, spent_s: float) -> None:
         """The board listened from `asked_at` until something came, at `now`.
 
-        Where it was there already, the busy period goes on: what was late is caught up with. Otherwise a new one began
-        when it came: what the process spent meanwhile was spent on receiving it.
+        Where it was there already, the busy period goes on: what was late is caught up with. Otherwise a new one begins
+        when it came, or when the board is through with what it did before; what the process spent meanwhile was spent
+        on receiving it.
         """
         meanwhile_s = spent_s - spent_before_s
         if now - asked_at - meanwhile_s > THERE_ALREADY_S:
-            self.begin(now - meanwhile_s, spent_before_s)
+            self.begin(max(now - meanwhile_s, self.due(spent_before_s)), spent_before_s)
 
 
 THERE_ALREADY_S = 1e-4  # a receive that takes no longer than this did not wait

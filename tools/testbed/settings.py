@@ -21,7 +21,7 @@ class Setting:
     mbit: float = 100.0
     asked: int = 0  # the board that is asked
     weights: tuple[float, ...] = ()  # shares in the order of the boards' numbers; empty: even ones
-    times: int = 5
+    times: int = 4
 
     @property
     def key(self) -> str:

@@ -73,6 +73,13 @@ def test_a_board_that_waited_begins_anew_when_something_comes_and_pays_for_recei
     assert ledger.due(0.3) == pytest.approx(5.0 - 0.2 + 10 * 0.2)
 
 
+def test_what_comes_before_a_board_is_through_is_begun_afterwards() -> None:
+    ledger = Ledger(10.0)
+    ledger.begin(0.0, 0.0)
+    ledger.waited(asked_at=1.0, now=5.0, spent_before_s=2.0, spent_s=2.1)
+    assert ledger.due(2.1) == pytest.approx(20.0 + 10 * 0.1)
+
+
 def test_a_board_that_found_a_message_waiting_stays_late() -> None:
     ledger = Ledger(10.0)
     ledger.begin(0.0, 0.0)
