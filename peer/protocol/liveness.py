@@ -26,7 +26,7 @@ class Pace:
 
     probe: ProbePace = field(default_factory=ProbePace)
     suspect_longest_s: float = 3.5
-    suspect_shortest_s: float = 1.5
+    suspect_shortest_s: float = 2.5  # with the probe a second longer: a pause of three seconds is no death
     broken_longest_s: float = 0.9  # the suspect's data link broke as well: a crash, most likely
     hello_first_s: float = 0.2  # to a silent door; doubles up to hello_last_s
     hello_last_s: float = 5.0

@@ -79,6 +79,7 @@ def cut(row: Bench) -> None:
 
     row.during("cut", fault, after_s=6.0)
     later = [request.took_s for request in row.history.requests if request.began > began + 3.0]
+    assert later, "no request began while the cut lasted"
     row.note("cut: request while the cut lasts", statistics.median(later))
     row.check()
 
