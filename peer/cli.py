@@ -20,6 +20,7 @@ _COMMANDS = {
     "top": ("peer.cli_top", "What the ring does now: boards, shares, rates, latencies."),
     "trace": ("peer.cli_trace", "Where the time of one request went, on every board."),
     "ring": ("peer.cli_members", "The order of the boards and the tokens each holds."),
+    "plan": ("peer.cli_plan", "What a request would take on 1, 2, ... boards, and which way is best."),
     "models": ("peer.cli_models", "Models on this board and on the ring; check their digests."),
     "token": ("peer.cli_cluster", "The cluster's token: make one, show it, rotate it."),
     "join": ("peer.cli_cluster", "Enter the cluster that a token belongs to."),

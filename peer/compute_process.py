@@ -18,12 +18,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import assert_never
 
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.errors import PeerError, RemoteStageError
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submission, Submitted, ViewChanged
 from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
-from peer.protocol.types import PeerId, RequestId
+from peer.protocol.types import ModelId, PeerId, RequestId
 from peer.pulse import Pulse
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ComputeProcess:
         program: str = "peer.compute_main",
     ) -> None:
         """`setup` describes the board as it is at each start; `program` is another module in tests only."""
-        self.account = Account(counters=Counter(), speed=None)  # of the process that runs now, a second old at most
+        self.account: Account | None = None  # the last one, a second old at most
         self.restarts = 0
         self._setup = setup
         self._program = program
@@ -81,11 +81,11 @@ class ComputeProcess:
 
     @property
     def counters(self) -> Counter[str]:
-        return self.account.counters
+        return Counter() if self.account is None else self.account.counters
 
     @property
     def speed(self) -> float | None:
-        return self.account.speed
+        return None if self.account is None else self.account.speed
 
     def stuck_s(self) -> float:
         """How long the compute has been in one step; very long while there is no process."""
@@ -154,6 +154,10 @@ class ComputeProcess:
     def collect(self, wanted: CollectSpans) -> None:
         """Have the spans of a request collected; they come to `on_trace`."""
         self._send(wanted)
+
+    def measure(self, model: ModelId) -> None:
+        """Have a model measured that no request may have used yet."""
+        self._send(Measure(model=model))
 
     async def finish(self) -> None:
         """Let what is under way end, then end the process."""

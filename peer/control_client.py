@@ -33,6 +33,8 @@ from peer.reports import (
     JoinQuery,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     RotationReport,
     StatusReport,
@@ -115,6 +117,10 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
+
+    def plan(self, query: PlanQuery) -> PlanReport:
+        """How a request would be run, and what every way would take."""
+        return from_json(PlanReport, self._ask({"op": "plan", **to_json(query)}), where="plan")
 
     def token(self) -> TokenReport:
         """The cluster's token."""

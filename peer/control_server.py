@@ -38,6 +38,8 @@ from peer.reports import (
     JoinQuery,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     RotationReport,
     StatusReport,
@@ -88,6 +90,9 @@ class ControlApi(Protocol):
 
     async def trace(self, request: str | None) -> TraceReport:
         """One request, 16 hexadecimal digits, or the last one, as all its boards saw it; Refused when unknown."""
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        """Every way to run a request with its predicted latency, and the one that would be taken."""
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
@@ -235,6 +240,8 @@ class ControlServer:
             raise BadFrame("only infer takes images")
         if self._administration is not None and operation in _ADMINISTRATION:
             return await _administer(self._administration, str(operation), arguments)
+        if operation == "plan":
+            return dict(to_json(await self._api.plan(from_json(PlanQuery, arguments, strict=True, where="plan"))))
         if operation in ("verify", "fetch"):
             model = arguments.pop("model", None)
             if not isinstance(model, str) or not 0 < len(model) <= MAX_INPUT_NAME or arguments:

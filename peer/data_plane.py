@@ -22,12 +22,24 @@ from peer.protocol.effects import (
     Effect,
     Forget,
     Query,
+    RunErrand,
     RunHead,
     RunWhole,
     Send,
 )
 from peer.protocol.events import Event, MessageReceived, PeerLost, Submitted, TimerDue, ViewChanged
-from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature, Message
+from peer.protocol.messages import (
+    Assign,
+    Cancel,
+    Codes,
+    DataMessage,
+    Echo,
+    Errand,
+    Failed,
+    Feature,
+    Message,
+    Sound,
+)
 from peer.protocol.requests import Requests
 from peer.protocol.span import SpanKind
 from peer.protocol.spans import SpanLog
@@ -39,7 +51,7 @@ from peer.worker import Compute
 from peer.zmq_transport import TICK_S, DataSockets, Received
 
 _log = logging.getLogger(__name__)
-_DATA = (Assign, Codes, Feature, Failed, Cancel)
+_DATA = (Assign, Codes, Feature, Failed, Cancel, Errand, Sound, Echo)
 _WAKE = [b""]  # what ends a receive when the event loop has something to say
 _IDLE_S = 15.0  # how long a board that stands by sleeps at most
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
@@ -79,6 +91,9 @@ class DataPlane(threading.Thread):
         self._on_lost = on_lost
         self._on_crash = on_crash
         self._inbox: deque[Event | CollectSpans] = deque()
+        self._measuring = False
+        # Undivided runs hold the thread for long: what waits to be said or sent goes first.
+        self._put_off: deque[RunWhole | RunErrand] = deque()
         self._stopping = False
         self._tick_at = 0.0
         self._pulse = pulse or Pulse()  # since when the thread has been in one step
@@ -104,7 +119,7 @@ class DataPlane(threading.Thread):
     @property
     def idle(self) -> bool:
         """Whether nothing is under way; may be read by other threads."""
-        return self._machine.idle and not self._inbox
+        return self._machine.idle and not self._inbox and not self._put_off
 
     def stop(self) -> None:
         """End the thread after the current effect; called by the thread that submits."""
@@ -125,17 +140,18 @@ class DataPlane(threading.Thread):
 
     def _turn(self) -> None:
         """Stand by until something happens; in the middle of a request, take one message after the other."""
+        something = True
         if self._machine.idle and not self._inbox:
-            self._compute.idle(time.monotonic())
+            pause_s = min(_IDLE_S, self._measure())
             deadline = self._machine.deadline()
-            self._sockets.wait(_IDLE_S if deadline is None else min(_IDLE_S, deadline - time.monotonic()))
+            something = self._sockets.wait(pause_s if deadline is None else min(pause_s, deadline - time.monotonic()))
             self._tick()
-        try:
-            received = self._sockets.receive()
-            if received is not None and received.frames != _WAKE:
-                self._take(wire.decode(received.frames), received)
-        except RemoteProtocolError as problem:
-            self._refuse(problem)
+        elif self._put_off:
+            something = self._sockets.wait(0.0)
+            if not something and not self._inbox:
+                self._run(self._put_off.popleft())
+        if something:
+            self._receive()
         while self._inbox:
             news = self._inbox.popleft()
             if isinstance(news, CollectSpans):
@@ -144,6 +160,30 @@ class DataPlane(threading.Thread):
                 self._dispatch(news)
         if time.monotonic() >= self._tick_at:
             self._tick()
+
+    def _measure(self) -> float:
+        """A step of what this board measures of itself, unless a link is being measured; seconds until the next."""
+        if self._machine.soundings.running:
+            return _IDLE_S
+        pause_s = self._compute.idle(time.monotonic())
+        self._measuring = pause_s <= 0
+        return pause_s
+
+    def _receive(self) -> None:
+        try:
+            received = self._sockets.receive()
+            if received is not None and received.frames != _WAKE:
+                self._take(wire.decode(received.frames), received)
+        except RemoteProtocolError as problem:
+            self._refuse(problem)
+
+    def _run(self, effect: RunWhole | RunErrand) -> None:
+        """An undivided run, unless nobody waits for it any more."""
+        if not self._machine.wants(effect):
+            return
+        self._pulse.begin()
+        run = self._compute.whole(effect) if isinstance(effect, RunWhole) else self._compute.errand(effect)
+        self._dispatch(run)
 
     def _tick(self) -> None:
         """What need not be looked at with every message: links and timers."""
@@ -221,8 +261,8 @@ class DataPlane(threading.Thread):
                 return self._compute.begin(effect)
             case RunHead():
                 return self._compute.head(effect)
-            case RunWhole():
-                return self._compute.whole(effect)
+            case RunWhole() | RunErrand():
+                self._put_off.append(effect)
             case Forget(key=key):
                 self._traffic.pop(key, None)
                 self._compute.forget(effect)
@@ -236,6 +276,11 @@ class DataPlane(threading.Thread):
 
     def _send(self, effect: Send) -> Event | None:
         message = effect.message
+        if isinstance(message, Echo) and self._measuring:
+            message = replace(message, busy=True)  # it may have waited for a step of ours
+        if isinstance(message, Sound | Echo):
+            self._sockets.send(effect.to, wire.encode(message))  # nobody depends on it
+            return None
         key = AttemptKey(request=message.request, attempt=message.attempt)
         if isinstance(message, Feature):
             message = self._with_traffic(message, key, remote=effect.to != self._machine.view.self_id)
@@ -244,7 +289,9 @@ class DataPlane(threading.Thread):
             return MessageReceived(message=message, sender=effect.to)
         known, frames = self._encoded
         if message is not known:
-            if isinstance(message, Codes):
+            if isinstance(message, Errand):
+                self._spans.errand(key, message, effect.to, time.monotonic())
+            elif isinstance(message, Codes):
                 self._spans.sent(key, message.block, message.origin, time.monotonic())
             frames = wire.encode(message)
             self._encoded = (message, frames)

@@ -8,17 +8,20 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 from peer.compute_process import ComputeProcess
+from peer.compute_words import Account
 from peer.config import HostPort
 from peer.control_plane import ControlPlane
+from peer.errors import Cancelled, PeerError
 from peer.metrics_page import Facts, Process, families
 from peer.metrics_server import metrics_server
 from peer.metrics_text import render
 from peer.protocol.accounts import LinkTotals
+from peer.protocol.profile import BoardProfile
 from peer.protocol.types import Member, PeerId
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import ActivityReport, BoardActivityReport
@@ -56,7 +59,7 @@ class Observation:
 
     def sample(self, now: float) -> None:
         """Once a second: from what rates are made."""
-        self._links.append((now, self._compute.account.links))
+        self._links.append((now, self._told().traffic))
         self._meter.keep(tuple(self._control.view().members))
 
     @contextlib.asynccontextmanager
@@ -69,11 +72,23 @@ class Observation:
             _log.info("metrics on http://%s/metrics", HostPort(host=place.host, port=port))
             yield
 
+    @contextlib.contextmanager
+    def failures_counted(self) -> Iterator[None]:
+        """A request that ends with an error within the block is counted by the error's kind."""
+        try:
+            yield
+        except PeerError as problem:
+            self._meter.failure(problem.kind)
+            raise
+        except asyncio.CancelledError:
+            self._meter.failure(Cancelled.kind)
+            raise
+
     async def page(self) -> str:
         """The metrics as Prometheus reads them."""
         sensors, processes = await asyncio.to_thread(self._look)
         at_door, by_members = self._refused_handshakes()
-        account = self._compute.account
+        account = self._told()
         facts = Facts(
             version=self._version,
             protocol=PROTOCOL_VERSION,
@@ -85,7 +100,7 @@ class Observation:
             meter=self._meter,
             load=account.load,
             shards=account.shards,
-            links=account.links,
+            links=account.traffic,
             restarts=self._compute.restarts,
             stuck_s=self._compute.stuck_s() if self._compute.up else 0.0,
             membership_events=self._control.counters + self._control.machine_counters,
@@ -100,7 +115,7 @@ class Observation:
     async def activity(self) -> ActivityReport:
         """The last minute of this board and of the boards it works with."""
         sensors = await asyncio.to_thread(read_sensors)
-        now, view, account = time.monotonic(), self._control.view(), self._compute.account
+        now, view, account = time.monotonic(), self._control.view(), self._told()
         recent, me, meter = self._meter.recent(now), view.members[view.self_id], self._meter
         total = sum(cost.tokens for cost in recent.boards.values())
         members = sorted(view.members.values(), key=lambda member: (member.peer != me.peer, member.peer))
@@ -131,13 +146,18 @@ class Observation:
             name=member.name,
             status=member.status.value,
             rtt_ms=None if member.rtt_s is None else member.rtt_s * 1e3,
-            speed=self._compute.account.speed if own else member.speed,
+            speed=self._compute.speed if own else member.speed,
             share=cost.tokens / total if cost and total else 0.0,
             compute_ms=cost.compute_s / cost.answers * 1e3 if cost else None,
             wait_ms=cost.wait_s / cost.answers * 1e3 if cost else None,
             sent_bytes_per_s=0.0 if own else sent,
             received_bytes_per_s=0.0 if own else received,
         )
+
+    def _told(self) -> Account:
+        """The compute process's last account; an empty one before the first."""
+        nothing = BoardProfile(rate=0.0, free_bytes=0, models=())
+        return self._compute.account or Account(counters=Counter(), speed=None, profile=nothing, links={}, lessons={})
 
     def _rates(self, peer: PeerId) -> tuple[float, float]:
         """Bytes per second to and from a board, over the samples there are."""

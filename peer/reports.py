@@ -216,6 +216,70 @@ class InferQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuery:
+    """What a plan is asked for; None means the default model, its default codec, the usual exchange."""
+
+    model: str | None = None
+    codec: str | None = None
+    exchange: str | None = None
+    batch: int = 1
+    # Size of the compressed picture where one is meant; None: rows of pixels are sent.
+    input_bytes: int | None = None
+    # Requests at once, this one included.
+    requests: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanBoardReport:
+    """A board as the planner sees it."""
+
+    id: str
+    name: str
+    # False: it has not told its times, and this board's are taken instead.
+    measured: bool
+    # The undivided model on it alone, its input and answer included where it is not the asked one.
+    alone_ms: float | None
+    # How many times longer than its quiet measurement it takes at present.
+    slower: float | None
+    link_mbit: float | None
+    rtt_ms: float | None
+    # Why it is not counted on; empty where it is.
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRowReport:
+    """One way to run a request."""
+
+    boards: int
+    # "single": undivided on one board; "sequence": the tokens are split
+    mode: str
+    names: tuple[str, ...]
+    tokens: tuple[int, ...]
+    # None for one board alone
+    codec: str | None
+    exchange: str | None
+    predicted_ms: float
+    # Such requests per second that the boards of this way can do, when many are asked for at once.
+    per_s: float
+    # False: the codec or a board was not measured yet, something similar stands in for it.
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """Every way worth trying, and the one that would be taken."""
+
+    model: str
+    model_id: str
+    default_codec: str
+    choice: PlanRowReport
+    reason: str
+    settings: tuple[PlanRowReport, ...]
+    boards: tuple[PlanBoardReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
     """One of the likeliest labels."""
 
@@ -282,6 +346,7 @@ class InferReport:
     exchange: str | None
     boards: tuple[ShareReport, ...]
     latency_ms: float
+    # What it was to take; None where nothing had been measured yet.
     predicted_ms: float | None
     rounds: int
     attempts: int

@@ -100,7 +100,9 @@ class TraceCollector:
             TracedBoardReport(
                 id=peer,
                 name=names.get(peer, peer),
-                tokens=next(((s.tokens.start, s.tokens.stop) for s in last.shards if s.peer == peer), None),
+                tokens=next(
+                    ((s.tokens.start, s.tokens.stop) for s in last.shards if s.peer == peer and s.tokens.count), None
+                ),
                 missing=peer not in seen,
                 clock_error_ms=bounds[peer].error_s * 1e3 if peer in bounds else 0.0,
                 rtt_ms=_round_trip_s(came[peer]) * 1e3 if peer in came else None,
@@ -111,12 +113,12 @@ class TraceCollector:
         return TraceReport(
             request=f"{last.key.request:016x}",
             model=self._model_name(last.model),
-            mode="sequence" if last.shards else "single",
-            codec=last.codec if last.shards else None,
-            exchange=last.exchange.name.lower() if last.shards else None,
+            mode="sequence" if last.codec else "single",
+            codec=last.codec or None,
+            exchange=last.exchange.name.lower() if last.codec else None,
             attempt=last.key.attempt,
             attempts=len(attempts),
-            asked=last.shards[last.coordinator].peer if last.shards else view.self_id,
+            asked=last.shards[last.coordinator].peer if last.codec else view.self_id,
             boards=boards,
         )
 

@@ -6,9 +6,9 @@ Local monotonic seconds, given as arguments. Nothing is decided by what is noted
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from peer.protocol.messages import Assign
+from peer.protocol.messages import Assign, Errand
 from peer.protocol.span import MAX_SPANS, Span, SpanKind
-from peer.protocol.types import AttemptKey, Exchange, ModelId, RequestId, Shard
+from peer.protocol.types import AttemptKey, Exchange, ModelId, PeerId, RequestId, Shard, TokenRange
 
 _ATTEMPTS = 64
 _MARKS = 16 * 1024  # of all attempts together, before older ones are forgotten: some two megabytes
@@ -20,7 +20,7 @@ Mark = tuple[SpanKind, int, int, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSpans:
-    """One attempt as this board knows it. Without shards it was the undivided model, attempt 0."""
+    """One attempt as this board knows it. Without a codec: the undivided model, here or on the shard's board."""
 
     key: AttemptKey
     model: ModelId
@@ -39,6 +39,7 @@ class _Attempt:
     batch: int
     assign: Assign | None = None
     me: int = 0
+    helper: PeerId | None = None
     marks: list[Mark]
 
 
@@ -65,9 +66,12 @@ class SpanLog:
         plan = replace(assign, body=b"")  # the input would be kept as long as the log remembers
         self._open(key, _Attempt(model=assign.model, batch=assign.batch, assign=plan, me=me, marks=[]), now)
 
-    def whole(self, request: RequestId, model: ModelId, batch: int, start_s: float, end_s: float) -> None:
+    def errand(self, key: AttemptKey, errand: Errand, to: PeerId, now: float) -> None:
+        """Another board is to run the undivided model for this one."""
+        self._open(key, _Attempt(model=errand.model, batch=errand.batch, helper=to, marks=[]), now)
+
+    def whole(self, key: AttemptKey, model: ModelId, batch: int, start_s: float, end_s: float) -> None:
         """This board ran the undivided model."""
-        key = AttemptKey(request, 0)
         self._open(key, _Attempt(model=model, batch=batch, marks=[]), start_s)
         self.note(key, (SpanKind.WHOLE, 0, 0, start_s, end_s))
 
@@ -113,7 +117,10 @@ class SpanLog:
 
 
 def _public(key: AttemptKey, attempt: _Attempt) -> AttemptSpans:
-    assign = attempt.assign
+    assign, helper = attempt.assign, attempt.helper
+    shards = () if assign is None else assign.shards
+    if helper is not None:
+        shards = (Shard(peer=helper, tokens=TokenRange(start=0, stop=0)),)
     return AttemptSpans(
         key=key,
         model=attempt.model,
@@ -122,6 +129,6 @@ def _public(key: AttemptKey, attempt: _Attempt) -> AttemptSpans:
         batch=attempt.batch,
         me=attempt.me,
         coordinator=0 if assign is None else assign.coordinator,
-        shards=() if assign is None else assign.shards,
+        shards=shards,
         spans=tuple(Span(*mark) for mark in attempt.marks),
     )

@@ -10,6 +10,7 @@ from peer.protocol.trace_messages import Spans, SpansRequest, TraceMessage
 from peer.protocol.types import MAX_BOARDS, RequestId
 
 _U32, _U63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
+_LATEST_US = 1 << 50  # 35 years of uptime; beyond, seconds as floats would not keep a microsecond
 _SPAN = struct.Struct(">BBHHQI")  # attempt, kind, block, origin, start and duration in microseconds
 
 
@@ -35,7 +36,7 @@ def spans_body(message: Spans) -> bytes:
 
 
 def _us(seconds: float) -> int:
-    return max(0, round(seconds * 1e6))
+    return min(max(0, round(seconds * 1e6)), _LATEST_US)
 
 
 def _sequence(fields: Fields) -> int:
@@ -75,7 +76,7 @@ def _spans(fields: Fields, second: bytes | None) -> TraceMessage:
 
 def _span(record: tuple[int, ...]) -> tuple[int, Span]:
     attempt, kind, block, origin, start_us, duration_us = record
-    if kind >= len(SpanKind) or origin >= MAX_BOARDS or start_us > _U63:
+    if kind >= len(SpanKind) or origin >= MAX_BOARDS or start_us > _LATEST_US:
         raise BadFrame("field spans holds something that is no span")
     return attempt, Span(SpanKind(kind), block, origin, start_us / 1e6, (start_us + duration_us) / 1e6)
 

@@ -15,9 +15,12 @@ from peer.protocol.messages import (
     Assign,
     Cancel,
     Codes,
+    Echo,
+    Errand,
     Failed,
     Feature,
     Message,
+    Sound,
     Stranger,
 )
 from peer.protocol.readers import LONGEST_US, PATIENCE, READ, SHARD, TIMES, Kind, read_codes, read_peer
@@ -55,11 +58,17 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields += [message.reason, _indices(message.missing), _line(message.detail)]
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
-        case Spans():
+        case Spans() | SpansRequest():
             fields = [version, *trace_fields(message)]
-            body = spans_body(message)
-        case SpansRequest():
-            fields = [version, *trace_fields(message)]
+            body = spans_body(message) if isinstance(message, Spans) else None
+        case Errand(body=body):
+            fields = [version, Kind.ERRAND, message.request, message.attempt, message.epoch]
+            fields += [bytes.fromhex(message.asker), bytes.fromhex(message.model), message.batch]
+            fields += [message.deadline_ms, message.input_kind]
+        case Sound(body=body):
+            fields = [version, Kind.SOUND, bytes.fromhex(message.sender), message.sequence]
+        case Echo():
+            fields = [version, Kind.ECHO, bytes.fromhex(message.sender), message.sequence, message.busy]
         case FetchChunk(body=body):
             fields = [version, *bulk_fields(message)]
         case FetchRequest() | FetchRefused():

@@ -128,6 +128,9 @@ SPOKEN = [command for document in DOCUMENTS for command in spoken(document)]
 
 def excuse(text: str) -> str | None:
     """Why a command is not run here; None when it is. The longest beginning that fits decides."""
+    text = text.replace("sudo peerctl", "peerctl")  # on a board the socket belongs to the daemon's group
+    if "/run/tokenring-" in text:
+        return "sudo"  # the socket of a peerd@.service
     fitting = [start for start in (*ELSEWHERE, *ON_BOARD) if text == start or text.startswith(start)]
     fitting = [start for start in fitting if start != "peerctl top" or "--once" not in text]
     return max(fitting, key=len, default=None)
@@ -256,16 +259,8 @@ def test_no_fenced_block_hides_a_command() -> None:
 
 
 def test_no_excuse_is_out_of_date() -> None:
-    used = {excuse(command.text) for command in BLOCKS}
-    assert set(ELSEWHERE) <= used | {
-        "make ",
-        "python -m tools.bench",
-        "python -m tests.faults",
-        "peerctl token rotate",
-        "peerctl leave",
-        "peerctl forget",
-        "make test",
-    }
+    used = {excuse(command.text) for command in (*BLOCKS, *SPOKEN)}
+    assert set(ELSEWHERE) <= used
 
 
 @pytest.mark.parametrize("command", [*BLOCKS, *SPOKEN], ids=str)
@@ -303,6 +298,7 @@ class Desk:
             ("OUT/NAME", "OUT/tiny"),
         ):
             text = re.sub(rf"(?<![A-Z_]){word}(?![A-Z_])", value, text)
+        text = text.replace("sudo peerctl", "peerctl")
         text = text.replace("peerctl up ", "peerctl up --timeout 110 ")  # of patience, on a machine that is busy
         text = text.replace("models_onnx/NAME", "models_onnx/tiny")
         return text.replace("127.0.0.1:9700", f"127.0.0.1:{self.metrics}")

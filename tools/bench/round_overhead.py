@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import multiprocessing
 import multiprocessing.synchronize
 import statistics
@@ -29,7 +30,7 @@ import zmq.asyncio
 
 from peer.data_plane import DataPlane
 from peer.protocol import wire
-from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunHead, RunWhole
+from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunErrand, RunHead, RunWhole
 from peer.protocol.events import (
     AnswerFailed,
     CodesReady,
@@ -133,6 +134,9 @@ class NullCompute:
     def whole(self, effect: RunWhole) -> Event:
         return AnswerFailed(request=effect.request, detail="there is no undivided null model")
 
+    def errand(self, effect: RunErrand) -> Event:
+        raise AssertionError("nobody hands a null model over")
+
     def head(self, effect: RunHead) -> Event:
         return LogitsReady(request=effect.request, timing=Timing(), body=bytes(4))
 
@@ -141,8 +145,9 @@ class NullCompute:
             now = time.monotonic()
             self._spans.own(key, kind, block, now, time.monotonic())
 
-    def idle(self, now: float) -> None:
+    def idle(self, now: float) -> float:
         """Nothing to measure."""
+        return math.inf
 
     def forget(self, effect: Forget) -> None:
         self._block.pop(effect.key, None)
@@ -184,6 +189,8 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
         width=WIDTH,
         default_codec="null",
         codecs={"null": codec},
+        labels=1,
+        size_bytes=1,
     )
     context = ZmqContext(board_keys(index) if setting.encrypted else None)
     context.members.replace(member.public_key for member in members.values())

@@ -63,7 +63,7 @@ def test_waiting_for_its_turn_belongs_to_the_first_attempt() -> None:
     made.submitted(REQUEST, 9.0)
     made.begin(KEY, assign(), 0, 10.0)
     made.begin(AttemptKey(REQUEST, 2), assign(attempt=2), 0, 12.0)
-    made.whole(REQUEST, MODEL, 1, 13.0, 14.0)
+    made.whole(AttemptKey(REQUEST, 0), MODEL, 1, 13.0, 14.0)
     made.head(REQUEST, 14.0, 14.1)
     assert kinds(made) == [SpanKind.QUEUED, SpanKind.WHOLE, SpanKind.HEAD]
     assert made.find(REQUEST)[0].spans == (Span(SpanKind.QUEUED, 0, 0, 9.0, 10.0),)

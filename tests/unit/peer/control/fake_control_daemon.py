@@ -24,6 +24,10 @@ from peer.reports import (
     LabelReport,
     MemberReport,
     ModelReport,
+    PlanBoardReport,
+    PlanQuery,
+    PlanReport,
+    PlanRowReport,
     RingReport,
     RotationReport,
     ShareReport,
@@ -242,6 +246,47 @@ class FakeApi:
         if model != "toy":
             raise NoSuchModel(f"no model {model!r} on this board; see peerctl models")
         return VerifyReport(model=model, model_id=MODEL_ID, files=9, bytes=5_000_000)
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        if query.model not in (None, "toy"):
+            raise NoSuchModel(f"no model {query.model!r} on this ring; see peerctl models")
+        rows = [
+            PlanRowReport(
+                boards=boards,
+                mode="single" if boards == 1 else "sequence",
+                names=tuple(f"board-{n}" for n in range(boards)),
+                tokens=(64 // boards,) * boards,
+                codec=None if boards == 1 else codec,
+                exchange=None if boards == 1 else "direct",
+                predicted_ms=40.0 / boards + bool(codec == "int8"),
+                per_s=10.0,
+                measured=codec == "int8",
+            )
+            for codec in ("int8", "f32")
+            for boards in (1, 2, 4)
+        ]
+        boards = (
+            PlanBoardReport(
+                id=member(n).id,
+                name=f"board-{n}",
+                measured=n < 2,
+                alone_ms=41.0,
+                slower=1.25,
+                link_mbit=100.0,
+                rtt_ms=None if n == 0 else 0.5,
+                reason="\x1b[2Jevil" if n == 3 else "",
+            )
+            for n in range(self.size)
+        )
+        return PlanReport(
+            model="toy",
+            model_id=MODEL_ID,
+            default_codec="int8",
+            choice=rows[2],
+            reason="4 boards are predicted to take 11 ms, this board alone 41 ms",
+            settings=tuple(rows),
+            boards=tuple(boards),
+        )
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         self.queries.append((query, tuple(images)))
