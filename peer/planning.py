@@ -61,7 +61,7 @@ def plan_report(
 def _row(option: Option, at: Situation, outlook: Outlook) -> PlanRowReport:
     view, facts = at.view, at.facts
     shared = option.way is Way.SEQUENCE
-    busy_s = option.forecast.busy_s * outlook.factor(option, at)
+    busy_s = max(option.forecast.busy_s * outlook.factor(option, at), option.forecast.line_s)
     mine = view.members[view.self_id].profile
     times = mine.times(facts.model) if mine else None
     known = times is not None and times.codec(list(facts.codecs).index(option.codec)) is not None

@@ -1,7 +1,7 @@
 """Keeps this board's profile: measures a model step by step while nothing is under way, and learns from requests.
 
-Never in a request's way for longer than one step (a block, or a short undivided run). How much of the board's time it
-takes is bounded: the next measurement begins after a pause of many times what the last one took.
+Never in a request's way for longer than one step (a block, or an undivided run of seconds). How much of the board's
+time it takes is bounded: the next measurement begins after a pause of many times what the last one took.
 """
 
 import time

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 J = TypeVar("J")
 R = TypeVar("R")
 _AHEAD = 4  # times what is in flight may wait for an earlier result before it is printed
-_SLOW = 1 / 3  # of the time for an answer: who waits longer has too many beside it
+_SLOW = 1 / 2  # of the time for an answer: who waits longer has too many beside it
 
 
 class Window:
@@ -24,12 +24,16 @@ class Window:
     def __init__(self, *, most: int, patience_s: float) -> None:
         """`patience_s`: the time that a request has for its answer."""
         self.most = max(1, most)
+        self._narrowed = False
         self.size = 1  # what is wrong with all of them shows with the first
         self._slow_s = _SLOW * patience_s
 
     def took(self, seconds: float) -> None:
         """An answer came after so many seconds."""
-        self.size = max(1, self.size - 1) if seconds > self._slow_s else min(self.most, 2 * self.size)
+        if seconds > self._slow_s:
+            self.size, self._narrowed = max(1, self.size - 1), True
+        else:
+            self.size = min(self.most, self.size + 1) if self._narrowed else self.most
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How long the stages of a model take on this machine, measured in steps of at most one block or one whole run.
+"""How long the stages of a model take on this machine, measured in steps of one block, or one undivided run of seconds.
 
 A generator, so that whoever owns the thread can do other work between two steps. A pass walks through several blocks,
 as requests do: one block run again and again would find its weights in the processor's cache.
@@ -18,7 +18,8 @@ from runtime.shard import Shard
 Timed = Callable[[Callable[[], object]], float]
 _PASSES = 3  # the shortest counts: what else the machine does only adds time
 _BLOCKS = 4  # of a pass
-_WHOLE_LIMIT_S = 0.5  # an undivided run that takes longer is estimated from its blocks; requests will tell
+_WHOLE_LIMIT_S = 3.0  # an undivided run that takes longer is estimated from its blocks; requests will tell
+_WHOLE_SHORT_S = 0.5  # one that takes longer is run once, not several times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def measure(model: Model, codec: Codec, clock: Timed = timed) -> Generator[None,
     if short:
         rows = np.zeros((1, tokens, model.plan.geometry.row_bytes), dtype=np.uint8)
         runs = []
-        for _ in range(_PASSES):
+        for _ in range(_PASSES if whole_s <= _WHOLE_SHORT_S else 1):
             runs.append(clock(lambda: model.whole(rows)))
             yield
         whole_s = min(runs)

@@ -293,19 +293,20 @@ class Coordinator:
         return [Deliver(request=wanted.request, result=answer)]
 
     def _learn(self, reports: tuple[BoardReport, ...], now: float) -> None:
-        """How right the forecast was, where nothing else played a part."""
+        """How right the forecast was: of all that it took, or of its compute where other requests were in the way."""
         chosen = self._course
         first = self._attempt <= 1 and not self._without and not self._lost
-        if chosen is None or chosen.option is None or not first or not self._undisturbed:
+        if chosen is None or chosen.option is None or not first:
             return
-        forecast = chosen.option.forecast
-        longer_s = max(_busy_s(report.timing) for report in reports) - forecast.busy_s
-        self._outlook.experience.learn(
-            case(chosen.option, self._facts.model),
-            predicted_s=forecast.latency_s + longer_s,
-            measured_s=now - self._attempt_at,
-            now=now,
-        )
+        forecast, busy_s = chosen.option.forecast, max(_busy_s(report.timing) for report in reports)
+        if chosen.way is Way.ELSEWHERE or (chosen.way is Way.SINGLE and not self._undisturbed):
+            predicted_s, measured_s = forecast.busy_s, busy_s
+        elif self._undisturbed:
+            predicted_s, measured_s = forecast.latency_s + busy_s - forecast.busy_s, now - self._attempt_at
+        else:
+            return
+        about = case(chosen.option, self._facts.model)
+        self._outlook.experience.learn(about, predicted_s=predicted_s, measured_s=measured_s, now=now)
 
     def answer_failed(self, event: AnswerFailed) -> list[Effect]:
         if self.phase is not Phase.ANSWERING:

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     """What a factor is for."""
 
     model: ModelId
-    codec: str  # empty for one board alone
+    codec: str  # of a shared request; for one board alone its id, or nothing where it is the asked one
     boards: int
 
 

@@ -45,10 +45,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Seconds from the request to its answer; `busy_s`: compute of the board that has most of it."""
+    """Seconds from the request to its answer.
+
+    `busy_s`: compute of the board that has most of it; `line_s`: what its codes take on the link that has most of them.
+    """
 
     latency_s: float
     busy_s: float
+    line_s: float = 0.0
     round_s: float  # what one more round would take; 0 where there is none
     wait_s: float  # of the latency, what the slowest board waits for others
 
@@ -127,6 +131,7 @@ def shared(parties: Sequence[Party], counts: Sequence[int], load: Load, exchange
     return Forecast(
         latency_s=gathered + head_s,
         busy_s=max(share.busy_s for share in shares),
+        line_s=blocks * max(max((len(shares) - 1) * share.out_s, share.in_s) for share in shares),
         round_s=round_s,
         wait_s=waited + waits,
     )

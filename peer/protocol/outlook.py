@@ -135,8 +135,13 @@ class Outlook:
 
 def case(option: Option, model: ModelId) -> Case:
     """What experience with an option is filed under."""
-    shared = option.way is Way.SEQUENCE
-    return Case(model, option.codec if shared else "", len(option.boards))
+    match option.way:
+        case Way.SEQUENCE:
+            return Case(model, option.codec, len(option.boards))
+        case Way.ELSEWHERE:
+            return Case(model, option.boards[0], 1)
+        case _:
+            return Case(model, "", 1)
 
 
 def forced(ways: Ways, at: Situation, boards: Sequence[PeerId], counts: tuple[int, ...]) -> Option | None:

@@ -205,7 +205,9 @@ def _spread(
     apart = sum(rates[:requests])
     together = 0.0
     if ring is not None:
-        together = min(requests / seconds[ring.key], 1 / max(ring.forecast.busy_s * correct(ring), 1e-9))
+        # Requests that overlap still share each board's core and each board's link.
+        each_s = max(ring.forecast.busy_s * correct(ring), ring.forecast.line_s, 1e-9)
+        together = min(requests / seconds[ring.key], 1 / each_s)
     if len(wholes) < 2 or apart <= together:
         return None
 

@@ -69,7 +69,7 @@ class RequestLimits:
 
     coordinated: int = 64  # requests asked of this board, those that wait included; more are refused as busy
     active: int = 4  # of these under way here at once: more would only take turns, and rounds would seem late
-    entrusted: int = 2  # and so many more for each other board, which is given whole requests
+    entrusted: int = 3  # and so many more for each other board, which is given whole requests
     waiting_bytes: int = 64 * 1024 * 1024  # what the inputs of those that wait may take
     participated: int = 64  # shards computed at once for all coordinators
     early_codes: int = 256  # code messages kept for assignments still on their way

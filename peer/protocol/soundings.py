@@ -17,9 +17,10 @@ from peer.protocol.types import PeerId, Status, View
 
 _EMPTY = 4  # messages without ballast; the shortest way counts
 _FIRST_BYTES = 8 << 10
-_MOST_BYTES = 1 << 20
-_LONG_S = 6e-3  # beyond the empty way: so long that the link is what was measured
-_LONG_TIMES = 3
+_MOST_BYTES = 4 << 20
+_TWICE_FROM = 32 << 10  # bytes: from there on each size is sent twice, and the shorter time counts
+_LONG_S = 0.1  # beyond the empty way: so long that the link is what was measured,
+_LONG_WAYS = 10.0  # and so many times the empty way
 _FASTEST = 1.25e9  # bytes per second: beyond that what was measured is noise
 _SILENT_S = 2.0
 _RETRY_S = 5.0
@@ -43,7 +44,8 @@ class _Running:
     sent_at: float
     size: int = 0
     empty: int = 1
-    long: int = 0
+    again: bool = False  # this size is on its way for the second time
+    took_s: float = math.inf  # with this size, the first time
     way_s: float = math.inf
     before: tuple[int, float] | None = None  # the size before this one, and what it took
 
@@ -129,13 +131,15 @@ class Soundings:
                 run.empty += 1
             else:
                 run.size = _FIRST_BYTES
+        elif run.size >= _TWICE_FROM and not run.again:
+            run.again, run.took_s = True, took_s
         else:
-            run.long += took_s - run.way_s > _LONG_S
-            if run.long >= _LONG_TIMES or run.size >= _MOST_BYTES:
+            took_s = min(took_s, run.took_s)
+            if took_s - run.way_s > max(_LONG_S, _LONG_WAYS * run.way_s) or run.size >= _MOST_BYTES:
                 self._finish(run, took_s, now)
                 return []
             run.before = (run.size, took_s)
-            run.size *= 2
+            run.size, run.again, run.took_s = 2 * run.size, False, math.inf
         run.sequence, run.sent_at = self._next(), now
         return [self._send(me, run)]
 

@@ -1,6 +1,8 @@
 """The plan of real boards: what they measured of themselves, what they would do, and what they did."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -73,3 +75,25 @@ def test_boards_measure_themselves_and_their_links_and_tell_each_other(random_mo
             )
         assert len(report.boards) == BOARDS  # whatever the plan: a person has asked for it
         assert report.predicted_ms is not None
+
+
+def test_a_folder_is_finished_although_a_board_of_it_is_killed(random_model: Path, tmp_path: Path) -> None:
+    names = [f"{number:02}.png" for number in range(24)]
+    for name in names:
+        (tmp_path / name).write_bytes(PHOTO.read_bytes())
+    boards = LocalBoards(count=BOARDS, threads=1, models=random_model, model="vit-cifar10")
+    with local_ring(boards, timeout_s=90) as ring:
+        until(lambda plan: all(board.measured for board in plan.boards), ring)
+        command = [sys.executable, "-m", "peer.cli", "infer", tmp_path, "--json", "--explain"]
+        command += ["--socket", ring.sockets[0]]
+        with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(6)]
+            os.kill(ring.pids[1], signal.SIGKILL)
+            rest = process.stdout.read()
+        reports = [json.loads(line) for line in (*lines, *rest.splitlines())]
+        assert process.returncode == 0
+        assert [Path(report["input"]).name for report in reports] == names
+        assert all(not report["degraded"] for report in reports)
+        used = {board["id"] for report in reports for board in report["boards"]}
+        assert len(used) > 1, "every image was answered by one board"

@@ -70,7 +70,7 @@ def test_a_narrow_link_is_not_kept_full_for_long() -> None:
     links, pipe = Soundings(300.0), Pipe(way_s=4e-4, rate=125_000.0, bucket=0.0)  # 1 Mbit/s
     links.see(view(2), 0.0)
     began = due(links)
-    assert sound(links, pipe, began) - began < 0.6
+    assert sound(links, pipe, began) - began < 1.5
 
 
 def test_each_board_has_its_turn_and_is_looked_at_again_less_and_less_often() -> None:
