@@ -1,5 +1,6 @@
 """A real ring watched by a person at a terminal, and by Prometheus."""
 
+import contextlib
 import os
 import pty
 import select
@@ -23,7 +24,7 @@ from peer.trace_rounds import rounds
 from peer.waterfall import chrome
 
 pytestmark = pytest.mark.process
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +156,21 @@ def test_a_trace_shows_both_boards_and_who_does_not_answer(
     group = os.getpgid(ring.pids[0])
     os.killpg(group, signal.SIGSTOP)
     try:
+        wait(lambda: set(states(group)) == {"T"})
         with ControlClient(watched[0], timeout_s=LIMIT_S) as client:
             alone = client.watch.trace(report.request)
     finally:
         os.killpg(group, signal.SIGCONT)
     assert [(board.name, board.missing) for board in alone.boards] == [("watched", False), ("board-1", True)]
+
+
+def states(group: int) -> list[str]:
+    """The kernel's letter for each process of a group: T is stopped."""
+    fields = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields.append(place.read_text().rpartition(")")[2].split())
+    return [state for state, _, owner, *_ in fields if int(owner) == group]
 
 
 class Terminal:
