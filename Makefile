@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench wheelhouse boot-test clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share wheelhouse boot-test clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -17,6 +17,7 @@ help:
 	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
 	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
+	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -98,6 +99,10 @@ wheelhouse: $(VENV)/.base
 # Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
 boot-test: $(VENV)/.base
 	$(BIN)/python -m tests.boot.run --arch $(ARCH)
+
+# After every change of a command or an option: completion and man pages come from the help.
+share: $(VENV)/.base
+	$(BIN)/python -m tools.share
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -20,6 +20,7 @@ from peer.loaded_models import LoadedModels
 from peer.protocol.events import ModelsChanged, TimerDue, ViewChanged
 from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import Requests
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import ModelFacts, ModelId
 from peer.pulse import Pulse
 from peer.worker import Worker
@@ -56,8 +57,9 @@ class Compute:
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
         sockets = DataSockets(self._zmq, setup.host, setup.port)
+        spans = SpanLog()
         self._facts = setup.holdings.facts
-        self._worker = Worker(self._models, lambda: self._usual, self._model_facts)
+        self._worker = Worker(self._models, lambda: self._usual, self._model_facts, spans=spans)
         self._machine = Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits)
         self._plane = DataPlane(
             sockets=sockets,
@@ -65,7 +67,9 @@ class Compute:
             compute=self._worker,
             encrypted=setup.keys is not None,
             pulse=pulse,
+            spans=spans,
             on_deliver=daemon.tell,
+            on_trace=daemon.tell,
             on_lost=lambda peer: daemon.tell(Lost(peer=peer)),
             on_crash=_die,
         )
@@ -119,6 +123,9 @@ class Compute:
             profile=profile,
             links=self._machine.soundings.links,
             lessons=self._machine.experience.lessons,
+            load=self._plane.load,
+            shards=self._plane.ledger.shards,
+            traffic=self._plane.ledger.links(),
         )
 
     def finish(self) -> None:

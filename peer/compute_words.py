@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer.protocol.accounts import LinkTotals, Load, ShardTotals
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
 from peer.protocol.experience import Case, Lesson
 from peer.protocol.outlook import Link
 from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import RequestLimits
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
 from peer.protocol.types import ModelFacts, ModelId, PeerId, View
 from peer.zmq_transport import KeyPair
 from runtime.settings import SessionSettings
@@ -86,7 +88,10 @@ class Account:
     profile: BoardProfile
     links: Mapping[PeerId, Link]
     lessons: Mapping[Case, Lesson]
+    load: Load = field(default_factory=Load)
+    shards: ShardTotals = field(default_factory=ShardTotals)
+    traffic: Mapping[PeerId, LinkTotals] = field(default_factory=dict)
 
 
-Down = Setup | Admitted | Holdings | Measure | Finish | Submitted | CancelRequested | ViewChanged
-Up = Ready | Unable | Lost | Account | Deliver
+Down = Setup | Admitted | Holdings | Measure | Finish | Submitted | CancelRequested | ViewChanged | CollectSpans
+Up = Ready | Unable | Lost | Account | Deliver | OwnSpans | Collected

@@ -21,6 +21,7 @@ from peer.reports import (
     ShareReport,
     TimingReport,
 )
+from peer.request_meter import RequestMeter
 from runtime.errors import ImageError
 from runtime.images import decode_rows
 from runtime.plan import ModelPlan
@@ -35,8 +36,14 @@ class Inference:
     """Answers `infer`. Lives on the event loop; `submit` hands requests to the compute process."""
 
     def __init__(
-        self, *, catalog: Catalog, submit: Callable[[Submitted | CancelRequested], None], view: Callable[[], View]
+        self,
+        *,
+        catalog: Catalog,
+        submit: Callable[[Submitted | CancelRequested], None],
+        view: Callable[[], View],
+        meter: RequestMeter,
     ) -> None:
+        self._meter = meter
         self._catalog = catalog
         self._submit = submit
         self._view = view
@@ -95,8 +102,18 @@ class Inference:
             file=bytes(images[0]) if len(images) == 1 else None,
             allow_degraded=query.allow_degraded,
         )
+        decoded_s = time.monotonic() - started_at
         answer = await self._answer(submission)
-        latency_s = time.monotonic() - started_at
+        ended_at = time.monotonic()
+        latency_s = ended_at - started_at
+        self._meter.answer(
+            answer,
+            pictures=len(images),
+            allowed=query.allow_degraded,
+            decoded_s=decoded_s,
+            latency_s=latency_s,
+            now=ended_at,
+        )
         predicted_s = None if answer.predicted_s is None else decoded_s + self._handover_s + answer.predicted_s
         # Twice over a socket, and the words that the answer is put into: much the same for every request.
         handover_s = max(0.0, latency_s - decoded_s - answer.latency_s)

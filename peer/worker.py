@@ -19,6 +19,8 @@ from peer.protocol.events import (
     QueryDone,
     ShardDone,
 )
+from peer.protocol.span import SpanKind
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelFacts, ModelId, Timing
 from peer.speedometer import Speedometer
 from peer.starvation import Starvation
@@ -69,11 +71,13 @@ class Worker:
         usual: Callable[[], ModelId | None] = lambda: None,
         facts: Callable[[ModelId], ModelFacts | None] = lambda model: None,
         starved_s: Callable[[], float] | None = None,
+        spans: SpanLog | None = None,
     ) -> None:
         """`usual` names the model whose speed is this board's, None while there is none.
 
-        `starved_s` tells how long this thread has been kept from running so far, seconds.
+        `starved_s` tells how long this thread has been kept from running so far, seconds. `spans` gets every step.
         """
+        self._spans = SpanLog() if spans is None else spans
         self.speedometer = Speedometer()
         self.profiler = Profiler(models, facts, usual, self.speedometer)
         self._models = models  # a lookup may load; a copy would load them all
@@ -88,7 +92,8 @@ class Worker:
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
         assign = effect.assign
-        started = time.perf_counter()
+        started = time.monotonic()
+        self._spans.begin(effect.key, assign, effect.me, started)
         mine = assign.shards[effect.me].tokens
         try:
             model = self._models[assign.model]
@@ -102,7 +107,7 @@ class Worker:
                 tokens=mine.count * assign.batch,
             )
             work.shard.embed(rows, mine.start)
-            work.prepare_s = time.perf_counter() - started
+            work.prepare_s = self._done(effect.key, SpanKind.PREPARE, 0, started)
             self._work[effect.key] = work
             return self._encode(effect.key, work)
         except RuntimeFailure as problem:
@@ -114,12 +119,12 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             work.shard.query()
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
-        work.compute_s += time.perf_counter() - started
+        work.compute_s += self._done(effect.key, SpanKind.QUERY, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return QueryDone(key=effect.key)
 
@@ -129,11 +134,13 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
-        block = work.shard.block
+        started = time.monotonic()
+        block, decoded_s = work.shard.block, work.shard.decode_s
         try:
             work.shard.attend([(payload.tokens, payload.body) for payload in effect.payloads])
-            work.compute_s += time.perf_counter() - started
+            decoded_s = work.shard.decode_s - decoded_s
+            self._spans.own(effect.key, SpanKind.DECODE, block, started, started + decoded_s)
+            work.compute_s += self._done(effect.key, SpanKind.ATTEND, block, started)
             if not work.shard.done:
                 return self._encode(effect.key, work)
         except CodecError as problem:
@@ -156,33 +163,36 @@ class Worker:
 
     def whole(self, effect: RunWhole) -> Event:
         """The undivided model on this board."""
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             rows = _shaped(effect.rows, effect.batch, model.plan.geometry.row_bytes)
             logits = model.whole(rows)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
-        spent_s = time.perf_counter() - started
-        self._whole_took(effect.model, effect.batch, spent_s)
-        timing = Timing(compute_us=round(spent_s * 1e6))
+        ended = time.monotonic()
+        self._whole_took(effect.model, effect.batch, ended - started)
+        self._spans.whole(AttemptKey(effect.request, 0), effect.model, effect.batch, started, ended)
+        timing = Timing(compute_us=round((ended - started) * 1e6))
         return LogitsReady(request=effect.request, timing=timing, body=logits.tobytes())
 
     def errand(self, effect: RunErrand) -> Event:
         """The undivided model for another board, whose input may have come as a file."""
-        errand, started = effect.errand, time.perf_counter()
+        errand, started = effect.errand, time.monotonic()
         try:
             model = self._models[errand.model]
             if errand.input_kind is InputKind.FILE:
                 rows = decode_rows(errand.body, model.plan.image, model.plan.geometry)[None]
             else:
                 rows = _shaped(errand.body, errand.batch, model.plan.geometry.row_bytes)
-            prepared_s = time.perf_counter() - started
+            prepared_s = time.monotonic() - started
             logits = model.whole(rows)
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
-        spent_s = time.perf_counter() - started - prepared_s
+        ended = time.monotonic()
+        spent_s = ended - started - prepared_s
         self._whole_took(errand.model, errand.batch, spent_s)
+        self._spans.whole(effect.key, errand.model, errand.batch, started, ended)
         timing = Timing(prepare_us=round(prepared_s * 1e6), compute_us=round(spent_s * 1e6))
         return ErrandDone(key=effect.key, timing=timing, body=logits.tobytes())
 
@@ -193,6 +203,7 @@ class Worker:
 
     def head(self, effect: RunHead) -> Event:
         """Mean of the boards' class tokens, then the classifier."""
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             features = np.stack([np.frombuffer(body, dtype=np.float32) for body in effect.features])  # f32 [N, B*D]
@@ -202,6 +213,7 @@ class Worker:
             logits = model.head(cls)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
+        self._spans.head(effect.request, started, time.monotonic())
         return LogitsReady(request=effect.request, timing=Timing(), body=logits.tobytes())
 
     def forget(self, effect: Forget) -> None:
@@ -215,11 +227,17 @@ class Worker:
         return _shaped(assign.body, assign.batch, plan.geometry.row_bytes)
 
     def _encode(self, key: AttemptKey, work: _Work) -> Event:
-        started = time.perf_counter()
+        started = time.monotonic()
         body = b"" if work.alone else bytes(work.shard.encode())
-        work.encode_s += time.perf_counter() - started
+        work.encode_s += self._done(key, SpanKind.ENCODE, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return CodesReady(key=key, block=work.shard.block, body=body)
+
+    def _done(self, key: AttemptKey, kind: SpanKind, block: int, started: float) -> float:
+        """Note down a step that ends now; how long it took, seconds."""
+        ended = time.monotonic()
+        self._spans.own(key, kind, block, started, ended)
+        return ended - started
 
     def _culprits(self, work: _Work, block: int, effect: Attend) -> tuple[int, ...]:
         """Whose payload the codec refuses; asked only after a refusal, so that good payloads are checked once."""

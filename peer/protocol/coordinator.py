@@ -76,6 +76,7 @@ class Coordinator:
         self.phase = Phase.RUNNING
         self._facts = facts
         self._started_at = now
+        self._queue_s = 0.0  # behind other requests
         self._patience = patience
         self._outlook = outlook
         self._course: Course | None = None
@@ -120,6 +121,7 @@ class Coordinator:
     def begin(self, view: View, bustle: Bustle, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
+        self._queue_s = now - self._started_at
         self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)  # it waited its turn, or was late when it came
@@ -284,6 +286,7 @@ class Coordinator:
             input_bytes=self._input_bytes,
             gather_s=0.0 if single else now - self._gather_from,
             latency_s=now - self._started_at,
+            queue_s=self._queue_s,
             predicted_s=self._predicted_s,
             reason=self._course.reason if self._course else "",
         )

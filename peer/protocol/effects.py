@@ -109,6 +109,7 @@ class Answer:
     latency_s: float  # from submission to the answer
     predicted_s: float | None  # what it was to take, waiting for its turn included; None where nothing was known
     reason: str  # why it ran so
+    queue_s: float = 0.0  # of that, behind other requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from peer.protocol.bulk_messages import BulkMessage
 from peer.protocol.profile import BoardProfile
+from peer.protocol.trace_messages import TraceMessage
 from peer.protocol.types import (
     Address,
     Endpoint,
@@ -254,4 +255,4 @@ ControlMessage = (
 )
 RequestMessage = Assign | Codes | Feature | Failed | Cancel | Errand
 DataMessage = RequestMessage | Sound | Echo
-Message = ControlMessage | DataMessage | BulkMessage
+Message = ControlMessage | DataMessage | TraceMessage | BulkMessage

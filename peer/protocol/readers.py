@@ -52,6 +52,8 @@ class Kind(enum.IntEnum):
     FEATURE = 18
     FAILED = 19
     CANCEL = 20
+    SPANS_REQUEST = 21
+    SPANS = 22
     ERRAND = 23
     SOUND = 24
     ECHO = 25

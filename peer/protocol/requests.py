@@ -12,6 +12,7 @@ from functools import partial
 from typing import assert_never
 
 from peer.errors import LocalProtocolError, NoSuchModel
+from peer.protocol.accounts import Load
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.early import EarlyCodes
@@ -107,6 +108,11 @@ class Requests:
         if isinstance(effect, RunErrand):
             return effect.key in self._errands
         return effect.request in self._coordinators
+
+    @property
+    def load(self) -> Load:
+        """What is under way; may be read by other threads."""
+        return Load(running=len(self._coordinators), waiting=len(self._waiting), shards=len(self._participants))
 
     def deadline(self) -> float | None:
         """Local monotonic time at which a TimerDue is wanted, or None."""

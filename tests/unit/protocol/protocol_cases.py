@@ -28,6 +28,8 @@ from peer.protocol.messages import (
 )
 from peer.protocol.partition import partition
 from peer.protocol.profile import BoardProfile, CodecTimes, Line, Point, StageTimes
+from peer.protocol.span import Span, SpanKind
+from peer.protocol.trace_messages import Spans, SpansRequest
 from peer.protocol.types import (
     REFUTATION_BITS,
     Address,
@@ -315,4 +317,18 @@ SAMPLES: dict[str, Message] = {
     "sound": Sound(sender=peer(1), sequence=9, body=bytes(8)),
     "echo": Echo(sender=peer(2), sequence=9, busy=True),
     "cancel": Cancel(request=REQUEST, attempt=2, epoch=Epoch(0xDEADBEEF)),
+    "spans request": SpansRequest(sender=peer(1), sequence=9, request=REQUEST, asked_us=123_456_789),
+    "spans": Spans(
+        sender=peer(2),
+        sequence=9,
+        request=REQUEST,
+        asked_us=123_456_789,
+        received_us=987_654_321_000,
+        sent_us=987_654_321_400,
+        spans=(
+            (1, Span(SpanKind.ENCODE, 0, 1, 987_654.0, 987_654.000_25)),
+            (1, Span(SpanKind.CAME, 0, 2, 987_654.001, 987_654.001)),
+            (2, Span(SpanKind.ATTEND, 11, 1, 987_654.002, 987_654.009)),
+        ),
+    ),
 }

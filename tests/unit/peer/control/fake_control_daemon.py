@@ -9,6 +9,8 @@ from pathlib import Path
 
 from peer.errors import BadInput, DeadlineExceeded, NoSuchModel, NotEnoughBoards, Refused
 from peer.reports import (
+    ActivityReport,
+    BoardActivityReport,
     BoardCostReport,
     CodecErrorReport,
     CodecReport,
@@ -29,9 +31,12 @@ from peer.reports import (
     RingReport,
     RotationReport,
     ShareReport,
+    SpanReport,
     StatusReport,
     TimingReport,
     TokenReport,
+    TracedBoardReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -139,6 +144,74 @@ class FakeApi:
             names={peer: f"board-{n}" for n, peer in enumerate(ids)},
             model="toy",
             tokens={peer: (n * 16, n * 16 + 16) for n, peer in enumerate(ids)},
+        )
+
+    async def activity(self) -> ActivityReport:
+        boards = tuple(
+            BoardActivityReport(
+                id=m.id,
+                name=m.name,
+                status=m.status,
+                rtt_ms=m.rtt_ms,
+                speed=12_345.0,
+                share=1 / self.size,
+                compute_ms=2.5,
+                wait_ms=0.5,
+                sent_bytes_per_s=1_500.0,
+                received_bytes_per_s=2_500_000.0,
+            )
+            for m in await self.members()
+        )
+        return ActivityReport(
+            id=member(0).id,
+            name="board-0",
+            not_ready=None,
+            window_s=60.0,
+            answered=7,
+            degraded=1,
+            failed=2,
+            shards=9,
+            answers_per_s=1.5,
+            p50_ms=4.0,
+            p95_ms=9.0,
+            running=2,
+            waiting=3,
+            hottest_c=71.4,
+            throttled=("policy0 at 600 of 1500 MHz",),
+            boards=boards,
+        )
+
+    async def trace(self, request: str | None) -> TraceReport:
+        if request not in (None, "00000000000000aa"):
+            raise Refused(f"this board knows nothing of request {request}; it remembers the last 64 it took part in")
+        boards = tuple(
+            TracedBoardReport(
+                id=m.id,
+                name=m.name,
+                tokens=(0, 64),
+                missing=m.status != "alive",
+                clock_error_ms=0.25,
+                rtt_ms=0.5,
+                spans=()
+                if m.status != "alive"
+                else (
+                    SpanReport(kind="encode", attempt=1, block=0, origin=m.id, start_ms=0.0, duration_ms=2.0),
+                    SpanReport(kind="query", attempt=1, block=0, origin=m.id, start_ms=2.0, duration_ms=2.0),
+                    SpanReport(kind="attend", attempt=1, block=0, origin=m.id, start_ms=4.0, duration_ms=4.0),
+                ),
+            )
+            for m in await self.members()
+        )
+        return TraceReport(
+            request="00000000000000aa",
+            model="toy",
+            mode="sequence",
+            codec="int8",
+            exchange="direct",
+            attempt=1,
+            attempts=2,
+            asked=member(0).id,
+            boards=boards,
         )
 
     async def models(self) -> Sequence[ModelReport]:

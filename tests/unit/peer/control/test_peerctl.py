@@ -41,7 +41,7 @@ def test_help_names_every_command_and_loads_click_alone() -> None:
     assert not heavy & set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["up", "infer", "members", "ring", "models", "bench"])
+@pytest.mark.parametrize("command", ["up", "infer", "members", "ring", "models", "bench", "top", "trace"])
 def test_every_command_explains_itself_with_examples(peerctl: Peerctl, command: str) -> None:
     ran = peerctl(command, "--help")
     assert ran.code == 0
