@@ -16,7 +16,7 @@ help:
 	@echo "make check   format, lint, types, import contracts, units"
 	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
 	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
-	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by"
+	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by; emulated boards into docs/benchmarks (root, an hour)"
 	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -84,12 +84,20 @@ format: $(VENV)/.check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+# The emulated boards' settings are kept in runs/testbed.jsonl as they end: stopped and started again, it goes on.
+bench: $(VENV)/.bench
 	$(BIN)/python -m tools.bench.round_overhead
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
 	$(BIN)/python -m tools.bench.planner --images 40
+	$(BIN)/python -m tools.testbed validate
+	$(BIN)/python -m tools.testbed measure
+	$(BIN)/python -m tools.testbed report
 
 ARCH ?= $(shell uname -m)
 PYTHON_OF_BOARDS ?= 3.11

@@ -1,4 +1,4 @@
-"""What of a changed view a person would act on, as log lines: pure.
+"""What of a changed view a person would act on, as log lines.
 
 A board that is gone, cannot take part, or is back. Suspicion comes and goes by itself, and a board that left was asked
 to.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from peer.protocol.types import Member, PeerId, Status
 
+_log = logging.getLogger(__name__)
 _TROUBLE = (Status.DEAD, Status.INCOMPATIBLE, Status.REFUSED)
 
 
@@ -44,3 +45,16 @@ def known(before: Mapping[PeerId, Status], members: Mapping[PeerId, Member]) -> 
         peer: before.get(peer, Status.ALIVE) if member.status is Status.SUSPECT else member.status
         for peer, member in members.items()
     }
+
+
+class NewsLog:
+    """Writes the lines, once each."""
+
+    def __init__(self) -> None:
+        self._known: dict[PeerId, Status] = {}
+
+    def tell(self, members: Mapping[PeerId, Member]) -> None:
+        """Log what is new in a view."""
+        for item in news(self._known, members):
+            _log.log(item.level, "%s", item.text, extra={"peer": item.peer})
+        self._known = known(self._known, members)

@@ -28,8 +28,8 @@ from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
-from peer.news import known, news
-from peer.observation import Observation, process_of
+from peer.news import NewsLog
+from peer.observation import Observation
 from peer.partial_copy import target_of
 from peer.planning import plan_report
 from peer.protocol import ring
@@ -40,7 +40,7 @@ from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.profile import alike
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, PeerId, RequestId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
     ActivityReport,
@@ -63,7 +63,7 @@ from peer.supply import Supply
 from peer.trace_collector import TraceCollector
 from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
-from runtime.memory import GiveBack
+from runtime.memory import GiveBack, rss_bytes
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -92,7 +92,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
-        self._known: dict[PeerId, Status] = {}
+        self._news = NewsLog()
         self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
@@ -292,9 +292,7 @@ class Node:
         return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
-        for item in news(self._known, view.members):
-            _log.log(item.level, "%s", item.text, extra={"peer": item.peer})
-        self._known = known(self._known, view.members)
+        self._news.tell(view.members)
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
         self.changed.set()
@@ -403,7 +401,7 @@ class Node:
     async def status(self) -> StatusReport:
         view = self._control.view()
         alive = view.alive()
-        not_ready, default, own = self._not_ready(), self._catalog.default, process_of(os.getpid())
+        not_ready, default = self._not_ready(), self._catalog.default
         return StatusReport(
             id=self._me.peer,
             name=self._me.name,
@@ -415,7 +413,7 @@ class Node:
             uptime_s=time.monotonic() - self._started_at,
             epoch=ring.epoch(alive),
             boards_alive=len(alive),
-            rss_bytes=0 if own is None else own.memory_bytes,
+            rss_bytes=rss_bytes(),
             threads=self._threads,
             default_model=None if default is None else self._catalog.plan(default).name,
             models=len(self._catalog),

@@ -18,12 +18,15 @@ _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
     """Check one entry of "codecs" against the model's geometry. Raises PlanError."""
     kind = Table(_only(value, where, "kind"), where, frozenset({"kind"})).choice("kind", CodecKind)
-    table = Table(value, where, _KEYS[kind])
+    attends = kind is CodecKind.TRANSFORM and type(value) is dict and "attend" in value
+    table = Table(value, where, _KEYS[kind] | ({"attend"} if attends else set()))
     source, yields = table.choice("source", Source), table.choice("yields", Yields)
     _check_path(kind, source, yields, where)
     width = table.integer("width", 1, 2 * geometry.width)
     if width != geometry.width * (2 if source is Source.KV else 1):
         refuse(table.at("width"), f"{width} is not the width of the source {source.value!r}")
+    if attends and yields is not Yields.KV:
+        refuse(table.at("attend"), "only codes of keys and values can be attended to")
     error = Table(table.raw("error"), table.at("error"), frozenset({"kind", "value"}))
     return CodecSpec(
         name=table.name("name"),
@@ -37,6 +40,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         bits=_bits(table, width, geometry.blocks) if kind is CodecKind.TRANSFORM else (),
         encode=_graphs(table, "encode", geometry.blocks) if kind in _GRAPHS else (),
         decode=_graphs(table, "decode", geometry.blocks) if kind in _GRAPHS else (),
+        attend=_graphs(table, "attend", geometry.blocks) if attends else (),
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),
     )
 

@@ -169,7 +169,9 @@ def _files(value: object) -> tuple[FileSpec, ...]:
 def _check_files(stages: tuple[StageSpec, ...], codecs: tuple[CodecSpec, ...], files: tuple[FileSpec, ...]) -> None:
     """Every graph that may be loaded is listed with its digest: nothing unverified reaches onnxruntime."""
     listed = {file.name for file in files}
-    wanted = [stage.file for stage in stages] + [f for codec in codecs for f in codec.encode + codec.decode]
+    wanted = [stage.file for stage in stages] + [
+        f for codec in codecs for f in codec.encode + codec.decode + codec.attend
+    ]
     for file in wanted:
         if file not in listed:
             refuse("files", f"{file} is used but not listed")

@@ -15,7 +15,7 @@ from runtime.codec.build import build
 from runtime.errors import PlanError, StageError
 from runtime.integrity import FileMark, mark_files, open_model, read_plan
 from runtime.memory import free_bytes
-from runtime.plan import ModelPlan, StageSpec, Yields
+from runtime.plan import CodecSpec, DType, ModelPlan, StageSpec, TensorSpec, Yields
 from runtime.settings import SessionSettings
 from runtime.stage import Stage, check_outputs
 
@@ -40,11 +40,12 @@ class Model:
         self._folder = folder
         self._marks = marks
         self._codecs: dict[str, Codec] = {}
+        self._own_attend: dict[str, tuple[Stage, ...]] = {}  # by codec
+        self._attend: tuple[Stage, ...] = ()
         self._project: tuple[Stage, ...] = ()
         blocks = range(plan.geometry.blocks)
         self.embed = self._stage("embed")
         self.query = tuple(self._stage(f"query.{block}") for block in blocks)
-        self.attend = tuple(self._stage(f"attend.{block}") for block in blocks)
         self._head = self._stage("head", threads=1)
         self._whole = self._open(self._spec("whole"), whole or settings)
         self._check_unchanged()
@@ -68,6 +69,18 @@ class Model:
         model._warm_up()
         return model
 
+    @property
+    def attend(self) -> tuple[Stage, ...]:
+        """The blocks that take others' keys and values; loaded when first asked for, as some codecs bring their own."""
+        if not self._attend:
+            self._attend = tuple(self._stage(f"attend.{block}") for block in range(self.plan.geometry.blocks))
+            self._check_unchanged()
+        return self._attend
+
+    def own_attend(self, codec: Codec) -> tuple[Stage, ...]:
+        """The blocks that take the indices of `codec`, which was loaded, as they travel; empty where it has none."""
+        return self._own_attend.get(codec.spec.name, ())
+
     def codec(self, name: str) -> Codec:
         """The codec called `name`, loaded on the first call. Raises PlanError (unknown name) or StageError."""
         if name not in self._codecs:
@@ -79,9 +92,10 @@ class Model:
                 self._project = tuple(self._stage(f"project.{i}") for i in range(self.plan.geometry.blocks))
             # One thread: these graphs are small, and a pool of threads for each would only idle.
             codec = build(spec, self.plan.geometry.width, lambda graph: self._open(graph, self._settings(1)))
+            own = tuple(self._open(own_attend_stage(self.plan, spec, block), self.settings) for block in _blocks(spec))
             self._check_unchanged()
-            self._warm_up_codec(codec)
-            self._codecs[name] = codec
+            self._warm_up_codec(codec, own)
+            self._codecs[name], self._own_attend[name] = codec, own
         return self._codecs[name]
 
     @property
@@ -129,22 +143,29 @@ class Model:
             raise PlanError(f"files of model {self.plan.name} changed while it was being loaded", "restart the daemon")
 
     def _warm_up(self) -> None:
-        """One divided and one undivided pass: allocators, kernels and lazily read weights are ready afterwards."""
+        """One divided and one undivided pass: allocators, kernels and lazily read weights are ready afterwards.
+
+        A default codec that brings blocks of its own runs them when it is loaded.
+        """
+        default = self.plan.codec(self.plan.default_codec)
+        own_blocks = default is not None and bool(default.attend)
         geometry = self.plan.geometry
         own = (geometry.tokens + 1) // 2
         rows = np.zeros((1, geometry.tokens, geometry.row_bytes), dtype=np.uint8)
         x, h, kv = self._try(self.embed, rows[:, :own], np.zeros(1, dtype=np.int64))
-        for query, attend in zip(self.query, self.attend, strict=True):
+        for block, query in enumerate(self.query):
             (q,) = self._try(query, h)
+            if own_blocks:
+                continue
             remote = np.zeros((1, geometry.tokens - own, 2 * geometry.width), dtype=np.float32)
-            outputs = self._try(attend, x, q, kv, remote)
+            outputs = self._try(self.attend[block], x, q, kv, remote)
             if len(outputs) == 3:
                 x, h, kv = outputs
-        self._try(self._head, outputs[0])
+        self._try(self._head, x[:, 0])
         self._try(self._whole, rows)
 
-    def _warm_up_codec(self, codec: Codec) -> None:
-        """One token through every block's encoder, decoder and projection."""
+    def _warm_up_codec(self, codec: Codec, own: tuple[Stage, ...]) -> None:
+        """One token through every block's encoder, decoder and projection, and through blocks of its own."""
         values = np.zeros((1, 1, codec.spec.width), dtype=np.float32)
         for block in range(self.plan.geometry.blocks):
             decoded = codec.decode([(1, codec.encode(values, block))], block=block, batch=1)
@@ -152,12 +173,36 @@ class Model:
                 decoded = self.project(decoded, block)
             if decoded.shape != (1, 1, 2 * self.plan.geometry.width) or not np.isfinite(decoded).all():
                 raise StageError(f"{codec.spec.name}.decode.{block}", "does not return finite keys and values")
+        x, h, kv = self.embed.run(np.zeros((1, 1, self.plan.geometry.row_bytes), np.uint8), np.zeros(1, dtype=np.int64))
+        for block, stage in enumerate(own):
+            indices = np.zeros((1, self.plan.geometry.tokens - 1, len(codec.spec.index_bits(block))), dtype=np.int32)
+            outputs = self._try(stage, x, self.query[block].run(h)[0], kv, indices)
+            if len(outputs) == 3:
+                x, h, kv = outputs
 
     @staticmethod
     def _try(stage: Stage, *inputs: Array) -> list[Array]:
         outputs = stage.run(*inputs)
         check_outputs(stage.spec, outputs)
         return outputs
+
+
+def _blocks(spec: CodecSpec) -> range:
+    return range(len(spec.attend))
+
+
+def own_attend_stage(plan: ModelPlan, codec: CodecSpec, block: int) -> StageSpec:
+    """What the graph of a codec's own block must be: like the model's, with indices where decoded values come in."""
+    like = plan.stage(f"attend.{block}")
+    if like is None:
+        raise StageError(f"attend.{block}", "the model does not have it", "export the model again")
+    indices = TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", len(codec.index_bits(block))))
+    return StageSpec(
+        name=f"{codec.name}.attend.{block}",
+        file=codec.attend[block],
+        inputs=(*like.inputs[:-1], indices),
+        outputs=like.outputs,
+    )
 
 
 def _f32(array: Array) -> F32:

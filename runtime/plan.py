@@ -98,6 +98,7 @@ class CodecSpec:
     bits: tuple[tuple[int, ...], ...] = ()  # transform: [block][component]
     encode: tuple[str, ...] = ()  # codebook, transform: graph file per block
     decode: tuple[str, ...] = ()
+    attend: tuple[str, ...] = ()  # transform that yields kv, optional: blocks that take its indices instead of K and V
     error: ErrorBound
 
     def index_bits(self, block: int) -> tuple[int, ...]:

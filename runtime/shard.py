@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.arrays import F32, U8, Array
 from runtime.codec.base import Codec, Part, Payload
+from runtime.codec.indexed import IndexedCodec
 from runtime.errors import CodecError, StageError
 from runtime.model import Model
 from runtime.plan import Source, Yields
@@ -89,12 +90,18 @@ class Shard:
             )
         x, kv = self._present(self._x), self._present(self._kv)
         started = time.perf_counter()
-        remote = self._codec.decode(payloads, block=self.block, batch=self.batch)
-        if self._codec.spec.yields is Yields.INPUT:
-            remote = self._project(remote)
+        stages = self._model.own_attend(self._codec)
+        remote: Array
+        if stages and isinstance(self._codec, IndexedCodec):
+            remote = self._codec.indices(payloads, block=self.block, batch=self.batch)
+        else:
+            stages = self._model.attend
+            remote = self._codec.decode(payloads, block=self.block, batch=self.batch)
+            if self._codec.spec.yields is Yields.INPUT:
+                remote = self._project(remote)
         self.decode_s += time.perf_counter() - started
         self.query()
-        outputs = self._model.attend[self.block].run(x, self._present(self._q), kv, remote)
+        outputs = stages[self.block].run(x, self._present(self._q), kv, remote)
         self.block += 1
         self._q = None
         if self.block < geometry.blocks:

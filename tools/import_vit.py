@@ -21,7 +21,7 @@ import onnx
 
 from runtime.fields import NAME
 from tools.export.calibration import Calibration
-from tools.export.codec_entry import PLAIN
+from tools.export.codec_entry import PLAIN, UNFITTED
 from tools.export.codecs import parse_name
 from tools.export.comparison import choose_reference, compare
 from tools.export.failure import WrongUsage, run
@@ -115,7 +115,7 @@ def _check_names(names: tuple[str, ...], tuned: set[str], default: str, options:
     if NAME.fullmatch(options.name) is None:
         raise WrongUsage(f"{options.name} is no name for a model", "use a-z 0-9 . _ - and --name")
     for name in names:
-        if name not in PLAIN:
+        if name not in UNFITTED:
             try:
                 parse_name(name)
             except ValueError as exc:
@@ -126,7 +126,7 @@ def _check_names(names: tuple[str, ...], tuned: set[str], default: str, options:
         raise WrongUsage("the exact codec is missing, by which the model is checked", "add f32 to --codecs")
     if default not in {*names, *tuned}:
         raise WrongUsage(f"the default codec {default} is not exported", "correct --default-codec")
-    if options.calibration is None and (tuned or set(names) - set(PLAIN)):
+    if options.calibration is None and (tuned or set(names) - set(UNFITTED)):
         raise WrongUsage("learned codecs are fitted on pictures", "give --calibration PICTURES")
 
 

@@ -48,6 +48,14 @@ class IndexedCodec:
 
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
         """See `Codec`."""
+        indices = self.indices(parts, block=block, batch=batch)
+        if indices.shape[1] == 0:
+            return np.empty((batch, 0, self._decoded_width), dtype=np.float32)
+        (values,) = self._decoders[block].run(indices)
+        return values.astype(np.float32, copy=False)
+
+    def indices(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
+        """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError."""
         remote_tokens = sum(tokens for tokens, _ in parts)
         indices = np.empty((batch, remote_tokens, len(self._layouts[block].widths)), dtype=np.int32)
         at = 0
@@ -55,10 +63,7 @@ class IndexedCodec:
             own = self._open(payload, block=block, batch=batch, tokens=tokens)
             indices[:, at : at + tokens] = own.reshape(batch, tokens, -1)
             at += tokens
-        if remote_tokens == 0:
-            return np.empty((batch, 0, self._decoded_width), dtype=np.float32)
-        (values,) = self._decoders[block].run(indices)
-        return values.astype(np.float32, copy=False)
+        return indices
 
     def _open(self, payload: Payload, *, block: int, batch: int, tokens: int) -> I32:
         """Checked indices i32 [B T, N]."""

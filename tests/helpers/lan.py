@@ -21,11 +21,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import overload
+from typing import IO, overload
 
 _CLONE_NEWNET = 0x40000000
 _BPF_RANDOM = (1 << 32) - 0x1000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 _TC_ACT_OK, _TC_ACT_SHOT = 0, 2
+_FULL_FRAME_BYTES = 1600  # of an Ethernet with an MTU of 1500
+# How late the kernel's timers may be on a busy machine; the faster the link, the more frames wait for each of them.
+_TIMER_S, _FAST_TIMER_S, _FAST_MBIT = 2.5e-4, 1e-3, 500
 _UNSHARE = ("unshare", "--net", "--mount", "--uts")
 # Waits for the end of its input, that is of this process, and then kills whatever shares its network.
 _HOLDER = """
@@ -76,7 +79,7 @@ class Namespace:
         return [*enter, *map(str, arguments)]
 
     def popen(
-        self, arguments: Iterable[object], *, env: dict[str, str] | None = None, stderr: int | None = None
+        self, arguments: Iterable[object], *, env: dict[str, str] | None = None, stderr: int | IO[str] | None = None
     ) -> "subprocess.Popen[str]":
         """Start a process inside; its pid is its own, and its group's, so that signals reach it and its children.
 
@@ -213,6 +216,18 @@ class Lan(Sequence[Board]):
                     place.run("tc", "qdisc", "del", "dev", end, "root", check=False)
                     if mbit:
                         place.run("tc", "qdisc", "add", "dev", end, *buckets)
+
+    def shape(self, index: int, mbit: float) -> None:
+        """Let a board's cables carry this rate each way as a real one does: what is sent is spaced, frame by frame.
+
+        A bucket holds one full frame, or what passes while the kernel's timers are late where that is more.
+        """
+        bytes_per_s = mbit * 1e6 / 8
+        bucket = max(_FULL_FRAME_BYTES, int(bytes_per_s * (_FAST_TIMER_S if mbit > _FAST_MBIT else _TIMER_S)))
+        words = f"root tbf rate {mbit * 1e6:.0f}bit burst {bucket} limit {max(2 * bucket, int(bytes_per_s))}".split()
+        for segment in range(self._segments):
+            for place, end in ((self._boards[index], f"eth{segment}"), (self._switch, _port(index, segment))):
+                place.run("tc", "qdisc", "replace", "dev", end, *words)
 
     def split(self, *groups: Iterable[int]) -> None:
         """Boards hear only boards of their own group; `heal` joins them again."""

@@ -30,6 +30,7 @@ class CodecEntry:
     bits: tuple[tuple[int, ...], ...] | None = None  # transform: per block, per component
     encode: tuple[str, ...] | None = None  # graph files, one per block
     decode: tuple[str, ...] | None = None
+    attend: tuple[str, ...] | None = None  # transform of K|V: blocks that take its indices as they are
 
     def as_json(self) -> dict[str, Any]:  # Any: the values of a JSON document
         """The manifest's object; fields that do not belong to the kind are absent."""
@@ -40,7 +41,7 @@ class CodecEntry:
             "yields": self.yields,
             "width": self.width,
         }
-        for field in ("group", "groups", "codes", "bits", "encode", "decode"):
+        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend"):
             value = getattr(self, field)
             if value is not None:
                 entry[field] = value
@@ -49,42 +50,37 @@ class CodecEntry:
 
 
 PLAIN = ("f32", "f16", "int8", "int4", "f32-input")
+UNFITTED = (*PLAIN, "f16-input", "int8-input", "int4-input")  # all that need no calibration
 
 
 def plain_codec(name: str, width: int) -> CodecEntry:
-    """A codec of PLAIN for a network of the given width D; raises KeyError for another name."""
-    match name:
+    """A codec of UNFITTED for a network of the given width D; raises KeyError for another name.
+
+    -input: the exchange of block inputs (Voltage), exact in f32: half the values, and projections recomputed.
+    """
+    kind, _, ending = name.partition("-")
+    if name not in UNFITTED:
+        raise KeyError(name)
+    source, width = (Source.INPUT, width) if ending else (Source.KV, 2 * width)
+    group: int | None = None
+    match kind:
         case "f32":
-            return _exact(name, Source.KV, 2 * width)
-        case "f32-input":  # the exact exchange of block inputs (Voltage): half the bytes, projections recomputed
-            return _exact(name, Source.INPUT, width)
+            error_kind, error = "exact", 0.0
         case "f16":
-            return CodecEntry(
-                name=name,
-                kind="f16",
-                source=Source.KV,
-                yields="kv",
-                width=2 * width,
-                error_kind="relative",
-                error=2.0**-11,
-            )
-        case "int8" | "int4":
-            return CodecEntry(
-                name=name,
-                kind=name,
-                source=Source.KV,
-                yields="kv",
-                width=2 * width,
-                group=_values_per_scale(2 * width, 64 if name == "int8" else 32),
-                error_kind="step",  # in units of a group's scale; rounding of the f16 scale included
-                error=0.57 if name == "int8" else 0.51,
-            )
-    raise KeyError(name)
-
-
-def _exact(name: str, source: Source, width: int) -> CodecEntry:
-    yields = "input" if source is Source.INPUT else "kv"
-    return CodecEntry(name=name, kind="f32", source=source, yields=yields, width=width, error_kind="exact", error=0.0)
+            error_kind, error = "relative", 2.0**-11
+        case _:  # in units of a group's scale; rounding of the f16 scale included
+            group = _values_per_scale(width, 64 if kind == "int8" else 32)
+            error_kind, error = "step", 0.57 if kind == "int8" else 0.51
+    return CodecEntry(
+        name=name,
+        kind=kind,
+        source=source,
+        yields="input" if ending else "kv",
+        width=width,
+        group=group,
+        error_kind=error_kind,
+        error=error,
+    )
 
 
 def _values_per_scale(width: int, most: int) -> int:

@@ -1,9 +1,9 @@
 """All codecs of a model folder: which names exist, what each is fitted on, and the graphs each leaves behind.
 
-Names: f32 f16 int8 int4 f32-input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same after a
-rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), with -input of the
-block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint
-brings further ones under names of its own (`tools.export.tuned`).
+Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same
+after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
+-input of the block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A
+fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from tools.export import codebook, transform
 from tools.export.calibration import Calibration, sample
 from tools.export.codebook import Codebook
 from tools.export.codebook_fit import fit_codebook
-from tools.export.codec_entry import PLAIN, CodecEntry, Source, plain_codec
+from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
+from tools.export.component_attention import component_attend_graph
 from tools.export.graph import Graph
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
@@ -74,36 +75,51 @@ class _Shelf:
     fits: list[Fit] = field(default_factory=list)
     encode: list[str] = field(default_factory=list)
     decode: list[str] = field(default_factory=list)
+    attend: list[str] = field(default_factory=list)
     error: float = 0.0
 
-    def add(self, folder: Path, fit: Fit, values: F32, kv: Affine) -> None:
+    def add(self, folder: Path, fit: Fit, values: F32, weights: VitWeights, network: TensorFile) -> None:
         """Write the graphs of the next block and measure its error on values [n, W]."""
         number = len(self.fits)
-        names = (f"{self.name}.encode.{number}", f"{self.name}.decode.{number}")
-        for graph in _graphs(fit, names, self.store, kv if self.source is Source.NORMED else None):
-            graph.write(folder)
         self.fits.append(fit)
+        block = weights.blocks[number]
+        kv = block.kv if self.source is Source.NORMED else None
+        names = (f"{self.name}.encode.{number}", f"{self.name}.decode.{number}")
+        for graph in _graphs(fit, names, self.store, kv, block.kv if self._from_normed else None):
+            graph.write(folder)
+        if isinstance(fit, Transform) and self.source is not Source.INPUT:
+            whole = fit if kv is None else fit.projected(kv)
+            graph = component_attend_graph(f"{self.name}.", whole, weights, number, (network, self.store))
+            graph.write(folder)
+            self.attend.append(graph.file)
         self.encode.append(f"{names[0]}.onnx")
         self.decode.append(f"{names[1]}.onnx")
         part = values[:_CHECKED_VECTORS]
         wrong = np.square(fit.rebuild(fit.nearest(part)) - part).mean()
         self.error = max(self.error, float(np.sqrt(wrong / np.square(part - part.mean(axis=0)).mean())))
 
+    @property
+    def _from_normed(self) -> bool:
+        """Components of K|V are read off the normed tokens, of which K|V is an affine function."""
+        return self.source is Source.KV and all(isinstance(fit, Transform) for fit in self.fits)
+
     def entry(self) -> CodecEntry:
         """The manifest's entry, once all blocks are there."""
         first = self.fits[0]
+        from_normed = self._from_normed
         books = isinstance(first, Codebook)
         return CodecEntry(
             name=self.name,
             kind="codebook" if books else "transform",
-            source=self.source,
+            source=Source.NORMED if from_normed else self.source,
             yields="input" if self.source is Source.INPUT else "kv",
-            width=first.width,
+            width=first.width // 2 if from_normed else first.width,
             groups=first.indices if isinstance(first, Codebook) else None,
             codes=int(first.codes.shape[2]) if isinstance(first, Codebook) else None,
             bits=None if books else tuple(fit.bits for fit in self.fits if isinstance(fit, Transform)),
             encode=tuple(self.encode),
             decode=tuple(self.decode),
+            attend=tuple(self.attend) or None,
             error_kind="relative-rms",
             error=round(self.error, 6),
         )
@@ -125,7 +141,7 @@ def parse_name(name: str) -> Rule:
             case "rq", [groups, codes, stages] if 2 <= codes <= MOST_CODES:
                 return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
-        f"{name} is no codec: f32 f16 int8 int4 f32-input tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
+        f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
     )
 
 
@@ -136,14 +152,15 @@ def write_codecs(
     tuned: Sequence[Tuned] = (),
     weights: VitWeights,
     stages: Sequence[Graph],
+    network: TensorFile,
     calibration: Calibration | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[CodecEntry]:
-    """Fit and write the named codecs, then the tuned ones; entries in that order.
+    """Fit and write the named codecs, then the tuned ones; entries in that order. `network` is the file of `weights`.
 
     Raises ValueError for an unknown name, for a name that stands twice, and when calibration is needed and missing.
     """
-    rules = [parse_name(name) for name in names if name not in PLAIN]
+    rules = [parse_name(name) for name in names if name not in UNFITTED]
     ready = {codec.name: codec for codec in tuned}
     if len({*names, *ready}) != len(names) + len(tuned):
         raise ValueError("two codecs have the same name")
@@ -158,20 +175,24 @@ def write_codecs(
             learned = {r.name: _Shelf(name=r.name, source=r.source, store=stores[f"{r.name}.bin"]) for r in rules}
             learned |= {t.name: _Shelf(name=t.name, source=t.source, store=stores[t.data]) for t in tuned}
             for number, samples in enumerate(sample(folder, stages, calibration)):
-                kv = weights.blocks[number].kv
                 for rule in rules:
                     values = samples.of(rule.source)
                     fit = rule.fit(values, vectors_per_code=calibration.vectors_per_code, seed=number)
-                    learned[rule.name].add(folder, fit, values, kv)
+                    learned[rule.name].add(folder, fit, values, weights, network)
                 for codec in tuned:
-                    learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), kv)
+                    learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), weights, network)
                 say(f"block {number + 1} of {weights.shape.blocks}: {len(learned)} codecs fitted")
     ordered = [*names, *ready]
     return [learned[n].entry() if n in learned else plain_codec(n, weights.shape.width) for n in ordered]
 
 
-def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None) -> tuple[Graph, Graph]:
-    """Encoder and decoder of one block; `kv` where codes after LN1 are decoded to keys and values."""
+def _graphs(
+    fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None, of: Affine | None
+) -> tuple[Graph, Graph]:
+    """Encoder and decoder of one block.
+
+    `kv` where codes after LN1 are decoded to keys and values; `of` where a transform of K|V reads what LN1 leaves.
+    """
     match fit:
         case Codebook():
             encode = codebook.encode_graph(names[0], fit, store)
@@ -179,6 +200,6 @@ def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | No
                 return encode, codebook.decode_graph(names[1], fit, store)
             return encode, codebook.table_decode_graph(names[1], fit, kv, store)
         case Transform():
-            encode = transform.encode_graph(names[0], fit, store)
+            encode = transform.encode_graph(names[0], fit, store, of)
             # A transform's synthesis is a product already: the projection after LN1 goes into it, at no cost.
             return encode, transform.decode_graph(names[1], fit if kv is None else fit.projected(kv), store)

@@ -63,9 +63,10 @@ class Graph:
 class GraphBuilder:
     """Collects the nodes of one graph."""
 
-    def __init__(self, weights: TensorFile, storage: Storage = Storage.F32) -> None:
-        """`storage` is that of `linear`'s matrices."""
+    def __init__(self, weights: TensorFile, storage: Storage = Storage.F32, codec: TensorFile | None = None) -> None:
+        """`storage` is that of `linear`'s matrices; `codec` is the file of a codec's numbers, for `codec_weight`."""
         self._weights = weights
+        self._codec = codec or weights
         self._storage = storage
         self._nodes: list[NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
@@ -76,10 +77,14 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=f"n{len(self._nodes)}", **attributes))
         return name
 
-    def split(self, value: str, parts: int, *, axis: int) -> list[str]:
-        """Equal parts along an axis."""
+    def split(self, value: str, parts: int, *, axis: int, sizes: str = "") -> list[str]:
+        """Parts along an axis, equal ones unless `sizes`, an int64 vector, says how long each is."""
         names = [f"split_{len(self._nodes)}_{part}" for part in range(parts)]
-        node = helper.make_node("Split", [value], names, name=f"n{len(self._nodes)}", axis=axis, num_outputs=parts)
+        name = f"n{len(self._nodes)}"
+        if sizes:
+            node = helper.make_node("Split", [value, sizes], names, name=name, axis=axis)
+        else:
+            node = helper.make_node("Split", [value], names, name=name, axis=axis, num_outputs=parts)
         self._nodes.append(node)
         return names
 
@@ -98,6 +103,11 @@ class GraphBuilder:
     def weight(self, name: str, array: npt.NDArray[Any]) -> str:  # Any: each element type ONNX knows
         """A tensor in the shared file; equal tensors share a region."""
         self._initializers[name] = self._weights.tensor(name, array)
+        return name
+
+    def codec_weight(self, name: str, array: npt.NDArray[Any]) -> str:  # Any: as above
+        """The same in the file of a codec."""
+        self._initializers[name] = self._codec.tensor(name, array)
         return name
 
     def linear(self, value: str, affine: Affine, name: str, *, output: str | None = None, exact: bool = False) -> str:

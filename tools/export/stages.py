@@ -65,9 +65,18 @@ def _query_port(width: int, *, last: bool) -> Port:
 
 
 def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
-    shape, build, block = weights.shape, GraphBuilder(store, weights.storage), weights.blocks[number]
-    last = number + 1 == shape.blocks
+    build, shape = GraphBuilder(store, weights.storage), weights.shape
+    remote = Port(name="remote", dtype="float32", shape=("B", "R", 2 * shape.width))
     mixed = _attention(build, shape.heads, shape.width)
+    return attend_graph(build, weights, number, mixed=mixed, remote=remote)
+
+
+def attend_graph(
+    build: GraphBuilder, weights: VitWeights, number: int, *, mixed: str, remote: Port, prefix: str = ""
+) -> Graph:
+    """A block from the attention's output `mixed` on, to the next block's entry; `remote` is what others sent."""
+    shape, block = weights.shape, weights.blocks[number]
+    last = number + 1 == shape.blocks
     x = build.op("Slice", "x", build.ints(0), build.ints(1), build.ints(1)) if last else "x"
     x = build.op("Add", x, build.linear(mixed, block.out, f"{number}.out"))
     result = _mlp(build, weights, number, x, output=None if last else "x_next")
@@ -75,14 +84,15 @@ def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
         Port(name="x", dtype="float32", shape=("B", "1+T", shape.width)),
         _query_port(shape.width, last=last),
         Port(name="kv", dtype="float32", shape=("B", "1+T", 2 * shape.width)),
-        Port(name="remote", dtype="float32", shape=("B", "R", 2 * shape.width)),
+        remote,
     ]
+    name = f"{prefix}attend.{number}"
     if not last:
         _enter_block(build, weights, number + 1, x="x_next", h="h_next", kv="kv_next")
-        return build.finish(f"attend.{number}", inputs, _entry_ports(shape.width, "x_next", "h_next", "kv_next"))
+        return build.finish(name, inputs, _entry_ports(shape.width, "x_next", "h_next", "kv_next"))
     flat = build.op("Squeeze", result, build.ints(1))
     build.layer_norm(flat, weights.norm, "norm", eps=shape.eps, output="cls")
-    return build.finish(f"attend.{number}", inputs, [Port(name="cls", dtype="float32", shape=("B", shape.width))])
+    return build.finish(name, inputs, [Port(name="cls", dtype="float32", shape=("B", shape.width))])
 
 
 def _attention(build: GraphBuilder, heads: int, width: int) -> str:

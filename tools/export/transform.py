@@ -7,6 +7,7 @@ only moves the thresholds.
 """
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from tools.export.weights import F32, Affine
 MOST_BITS = 8  # of one component
 _BEYOND = np.float32(3e38)  # a threshold that no value exceeds
 _ROUNDS = 40
+_COUNTED = 300  # thresholds: with more of them a search is faster than a comparison with all (measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,20 +127,45 @@ def middles(levels: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return (levels[1:] + levels[:-1]) / 2
 
 
-def encode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
-    """values f32 [B, T, W] -> indices i32 [B, T, N]: a binary search per component, all components in step.
+def encode_graph(name: str, transform: Transform, store: TensorFile, of: Affine | None = None) -> Graph:
+    """values f32 [B, T, W] -> indices i32 [B, T, N].
+
+    With `of` the values are not what the transform was fitted on, but what that is an affine function of: keys and
+    values are one of the normed tokens, half as wide, and their components come out of one thin product just as well.
+    """
+    analysis, middle = transform.analysis, transform.mean @ transform.analysis
+    if of is not None:
+        analysis, middle = of.weight @ analysis, middle - of.bias @ analysis
+    build = GraphBuilder(store)
+    components = build.op("MatMul", "values", build.weight("analysis", np.ascontiguousarray(analysis)))
+    # Centring is folded into the thresholds: x a > t + mean a.
+    thresholds = [own + shift for own, shift in zip(transform.thresholds, middle, strict=True)]
+    if sum(map(len, thresholds)) <= _COUNTED:
+        _count(build, components, thresholds)
+    else:
+        _descend(build, components, thresholds, max(transform.bits))
+    values = Port(name="values", dtype="float32", shape=("B", "T", len(analysis)))
+    return build.finish(name, [values], [Port(name="indices", dtype="int32", shape=("B", "T", len(transform.bits)))])
+
+
+def _count(build: GraphBuilder, components: str, thresholds: Sequence[F32]) -> None:
+    """An index is how many thresholds of its component the value exceeds: few operators, and all at once."""
+    owner = np.repeat(np.arange(len(thresholds)), [len(own) for own in thresholds])
+    repeated = build.op("Gather", components, build.weight("owner", owner.astype(np.int32)), axis=2)
+    above = build.op("Greater", repeated, build.weight("thresholds", np.concatenate(thresholds).astype(np.float32)))
+    member = (owner[:, None] == np.arange(len(thresholds))).astype(np.float32)
+    counts = build.op("MatMul", build.op("Cast", above, to=1), build.weight("member", member))
+    build.op("Cast", counts, to=6, output="indices")
+
+
+def _descend(build: GraphBuilder, components: str, thresholds: Sequence[F32], depth: int) -> None:
+    """A binary search per component, all components in step.
 
     Node n of a component's tree has the children 2n and 2n+1; a component with fewer bits than the deepest one falls
     to the left first, through thresholds beyond every value. Trees lie behind each other in one table.
     """
-    depth, count = max(transform.bits), len(transform.bits)
-    trees = np.stack([_tree(own, depth) for own in transform.thresholds])  # [N, 2**depth]
-    bases = (np.arange(count) << depth).astype(np.int32)
-    build = GraphBuilder(store)
-    # Centring is folded into the thresholds: x·a > t + mean·a.
-    trees = trees + (transform.mean @ transform.analysis)[:, None] * (trees < _BEYOND)
-    table = build.weight("thresholds", trees.reshape(-1).astype(np.float32))
-    components = build.op("MatMul", "values", build.weight("analysis", transform.analysis))
+    bases = (np.arange(len(thresholds)) << depth).astype(np.int32)
+    table = build.weight("thresholds", np.concatenate([_tree(own, depth) for own in thresholds]).astype(np.float32))
     node, place = "", build.weight("roots", bases + 1)
     for level in range(depth):
         above = build.op("Cast", build.op("Greater", components, build.op("Gather", table, place, axis=0)), to=6)
@@ -149,8 +176,6 @@ def encode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
         if level + 1 < depth:
             place = build.op("Add", node, build.weight("bases", bases))
     build.op("Sub", node, build.scalar(1 << depth, "int32"), output="indices")
-    values = Port(name="values", dtype="float32", shape=("B", "T", len(transform.mean)))
-    return build.finish(name, [values], [Port(name="indices", dtype="int32", shape=("B", "T", count))])
 
 
 def _tree(thresholds: F32, depth: int) -> F32:
@@ -165,15 +190,20 @@ def _tree(thresholds: F32, depth: int) -> F32:
     return tree
 
 
+def levels_table(transform: Transform) -> F32:
+    """All levels behind each other, 2**(most bits) places for each component: f32 [N * 2**bits]."""
+    table = np.zeros((len(transform.bits), 1 << max(transform.bits)), dtype=np.float32)
+    for row, levels in zip(table, transform.levels, strict=True):
+        row[: len(levels)] = levels
+    return table.reshape(-1)
+
+
 def decode_graph(name: str, transform: Transform, store: TensorFile) -> Graph:
     """indices i32 [B, R, N] -> values f32 [B, R, W]."""
     depth, count, width = max(transform.bits), len(transform.bits), len(transform.offset)
-    table = np.zeros((count, 1 << depth), dtype=np.float32)
-    for row, levels in zip(table, transform.levels, strict=True):
-        row[: len(levels)] = levels
     build = GraphBuilder(store)
     place = build.op("Add", "indices", build.weight("bases", (np.arange(count) << depth).astype(np.int32)))
-    components = build.op("Gather", build.weight("levels", table.reshape(-1)), place, axis=0)
+    components = build.op("Gather", build.weight("levels", levels_table(transform)), place, axis=0)
     if np.array_equal(transform.synthesis, transform.analysis.T):
         # The encoder's own matrix, transposed when the graph is loaded: stored once.
         synthesis = build.op("Transpose", build.weight("analysis", transform.analysis), perm=[1, 0])

@@ -19,7 +19,7 @@ import numpy as np
 from runtime.errors import one_line
 from runtime.fields import NAME
 from tools.export.codebook import Codebook, Rotation
-from tools.export.codec_entry import PLAIN, Source
+from tools.export.codec_entry import UNFITTED, Source
 from tools.export.codecs import Fit, Tuned
 from tools.export.failure import BadInput
 from tools.export.hf_folder import read_json
@@ -28,7 +28,7 @@ from tools.export.transform import MOST_BITS, Transform, middles
 from tools.export.weights import F32, VitShape
 
 _AGAIN = "fine-tune again, or remove codecs.json"
-_TAKEN = {"weights", *PLAIN}  # weights.bin is the network's own
+_TAKEN = {"weights", *UNFITTED}  # weights.bin is the network's own
 
 
 def read_tuned(folder: Path, shape: VitShape) -> tuple[Tuned, ...]:

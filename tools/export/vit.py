@@ -57,7 +57,14 @@ def export_model(
         for graph in graphs:
             graph.write(folder)
         entries = write_codecs(
-            folder, names=codecs, tuned=tuned, weights=weights, stages=stages, calibration=calibration, say=say
+            folder,
+            names=codecs,
+            tuned=tuned,
+            weights=weights,
+            stages=stages,
+            network=store,
+            calibration=calibration,
+            say=say,
         )
         write_manifest(
             folder,

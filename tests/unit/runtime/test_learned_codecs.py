@@ -7,15 +7,17 @@ from runtime.arrays import F32
 from runtime.codec.base import Codec
 from runtime.codec.bitpack import bit_layout, pack
 from runtime.model import Model
-from runtime.plan import Source
+from runtime.plan import Source, Yields
 
 
 def block_values(model: Model, source: Source, seed: int) -> F32:
+    """What a codec of this source encodes in block 0, of random pictures."""
     rng = np.random.default_rng(seed)
     geometry = model.plan.geometry
     rows = rng.integers(0, 256, (20, geometry.tokens, geometry.row_bytes), dtype=np.uint8)
-    x, _, kv = model.embed.run(rows, np.zeros(1, dtype=np.int64))
-    return (kv if source is Source.KV else x)[:, 1:].astype(np.float32, copy=False)
+    x, h, kv = model.embed.run(rows, np.zeros(1, dtype=np.int64))
+    of = {Source.INPUT: x, Source.NORMED: h, Source.KV: kv}[source]
+    return of[:, 1:].astype(np.float32, copy=False)
 
 
 def decode_indices(codec: Codec, indices: F32) -> F32:
@@ -38,7 +40,7 @@ def test_a_codebook_picks_the_nearest_code_of_every_group(tiny: Model, name: str
     np.testing.assert_allclose(chosen, distances.min(axis=1), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vq4x16", "vq8x20", "astra-g4", "tc24"])
+@pytest.mark.parametrize("name", ["vq4x16", "vq8x20", "astra-g4"])
 def test_what_was_decoded_is_its_own_nearest_code(tiny: Model, name: str) -> None:
     """In whichever metric a codec measures: decoded values are codes already, so coding them again moves nothing."""
     codec = tiny.codec(name)
@@ -53,6 +55,8 @@ def test_fresh_pictures_stay_near_the_calibrated_error(tiny: Model, name: str) -
     codec = tiny.codec(name)
     values = block_values(tiny, codec.spec.source, seed=13)
     decoded = codec.decode([(values.shape[1], codec.encode(values, 0))], block=0, batch=len(values))
+    # A transform reads its components of keys and values off the normed tokens.
+    values = block_values(tiny, Source.KV, seed=13) if codec.spec.yields is Yields.KV else values
     deviation = values - values.mean(axis=(0, 1))
     relative = np.sqrt(((decoded - values) ** 2).mean() / (deviation**2).mean())
     assert codec.spec.error.kind == "relative-rms"

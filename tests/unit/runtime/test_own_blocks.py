@@ -1,0 +1,41 @@
+"""Blocks that a transform codec brings along give what decoding first and the model's own blocks give."""
+
+import numpy as np
+import pytest
+
+from runtime.model import Model
+from runtime.plan import Yields
+from runtime.shard import Shard
+
+
+def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int) -> np.ndarray:
+    """Class tokens of every board, f32 [boards, B, D]."""
+    geometry = model.plan.geometry
+    rng = np.random.default_rng(5)
+    rows = rng.integers(0, 256, (batch, geometry.tokens, geometry.row_bytes), dtype=np.uint8)
+    edges = list(zip((0, *cuts), (*cuts, geometry.tokens), strict=True))
+    shards = [Shard(model, model.codec(codec)) for _ in edges]
+    for shard, (start, stop) in zip(shards, edges, strict=True):
+        shard.embed(np.ascontiguousarray(rows[:, start:stop]), start)
+    while not shards[0].done:
+        parts = [(stop - start, bytes(s.encode())) for s, (start, stop) in zip(shards, edges, strict=True)]
+        for index, shard in enumerate(shards):
+            shard.attend([part for other, part in enumerate(parts) if other != index])
+    return np.stack([shard.cls for shard in shards])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("cuts", [(), (5,), (2, 9)])
+def test_own_blocks_give_what_decoding_first_gives(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...], batch: int
+) -> None:
+    codec = tiny.codec("tc24")
+    assert codec.spec.yields is Yields.KV
+    assert len(tiny.own_attend(codec)) == tiny.plan.geometry.blocks
+    fused = classes(tiny, "tc24", cuts, batch)
+    monkeypatch.setattr(Model, "own_attend", lambda *_: ())
+    np.testing.assert_allclose(fused, classes(tiny, "tc24", cuts, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_codecs_without_blocks_of_their_own_use_the_models(tiny: Model) -> None:
+    assert tiny.own_attend(tiny.codec("f32")) == ()

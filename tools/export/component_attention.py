@@ -1,0 +1,66 @@
+"""A block whose attention works on a transform codec's components, without ever making the others' keys and values.
+
+Decoded keys are k = c S + o with few components c (tens, where keys have hundreds of values), so with the query's head
+part q:  q k = (q Sᵀ) c + q o.  The bracket is computed once per query instead of k once per remote token, and the sum
+of values under the softmax, p V = (p C) S + (sum of p) o, likewise. One more component that is always 1 carries the
+offset. What multi-head latent attention does with learned latents (DeepSeek-V2, arXiv 2405.04434, sec. 2.1), a rotation
+and scalar codes allow afterwards. The results are those of decoding first, up to rounding.
+"""
+
+import numpy as np
+
+from tools.export.graph import Graph, GraphBuilder, Port
+from tools.export.stages import attend_graph
+from tools.export.tensor_file import TensorFile
+from tools.export.transform import Transform, levels_table
+from tools.export.weights import VitWeights
+
+
+def component_attend_graph(
+    prefix: str, transform: Transform, weights: VitWeights, number: int, files: tuple[TensorFile, TensorFile]
+) -> Graph:
+    """x, q, kv as `attend`, indices i32 [B, R, N] -> the outputs of `attend`; `files`: of the network, of the codec."""
+    build = GraphBuilder(files[0], weights.storage, files[1])
+    mixed = _attention(build, transform, weights.shape.heads, weights.shape.width)
+    indices = Port(name="indices", dtype="int32", shape=("B", "R", len(transform.bits)))
+    return attend_graph(build, weights, number, mixed=mixed, remote=indices, prefix=prefix)
+
+
+def _attention(build: GraphBuilder, transform: Transform, heads: int, width: int) -> str:
+    """One softmax over [own | remote] keys; q is scaled already. Returns [B, Tq, D]."""
+    size, inner = width // heads, len(transform.bits) + 1
+    keys, values = build.split("kv", 2, axis=2)
+    by_head = build.ints(0, 0, heads, size)
+    query = build.op("Transpose", build.op("Reshape", "q", by_head), perm=[0, 2, 1, 3])  # [B, H, Tq, D/H]
+    keys = build.op("Transpose", build.op("Reshape", keys, by_head), perm=[0, 2, 3, 1])
+    values = build.op("Transpose", build.op("Reshape", values, by_head), perm=[0, 2, 1, 3])
+    components = _components(build, transform)  # [B, R, N+1]
+    onto = np.concatenate([transform.synthesis, transform.offset[None]])  # [N+1, 2D]
+    to_keys = onto[:, :width].reshape(inner, heads, size).transpose(1, 2, 0)[None]  # [1, H, D/H, N+1]
+    to_values = onto[:, width:].reshape(inner, heads, size).transpose(1, 0, 2)[None]  # [1, H, N+1, D/H]
+    asked = build.op("MatMul", query, build.codec_weight("to_keys", np.ascontiguousarray(to_keys)))
+    # All heads ask for the same components: one product for all of them.
+    flat = build.op("Reshape", asked, build.ints(0, -1, inner))  # [B, H*Tq, N+1]
+    remote = build.op("MatMul", flat, build.op("Transpose", components, perm=[0, 2, 1]))  # [B, H*Tq, R]
+    own = build.op("MatMul", query, keys)  # [B, H, Tq, 1+T]
+    queries = build.op("Shape", query, start=0, end=3)
+    others = build.op("Shape", "indices", start=1, end=2)
+    remote = build.op("Reshape", remote, build.op("Concat", queries, others, axis=0), allowzero=1)
+    shares = build.op("Softmax", build.op("Concat", own, remote, axis=-1), axis=-1)
+    parts = build.op("Concat", build.op("Shape", "kv", start=1, end=2), others, axis=0)
+    of_own, of_remote = build.split(shares, 2, axis=3, sizes=parts)
+    rows = build.op("Shape", flat, start=0, end=2)
+    of_remote = build.op("Reshape", of_remote, build.op("Concat", rows, others, axis=0), allowzero=1)
+    summed = build.op("MatMul", of_remote, components)  # [B, H*Tq, N+1]
+    summed = build.op("Reshape", summed, build.op("Concat", queries, build.ints(inner), axis=0))
+    summed = build.op("MatMul", summed, build.codec_weight("to_values", np.ascontiguousarray(to_values)))
+    mixed = build.op("Add", build.op("MatMul", of_own, values), summed)
+    return build.op("Reshape", build.op("Transpose", mixed, perm=[0, 2, 1, 3]), build.ints(0, 0, width))
+
+
+def _components(build: GraphBuilder, transform: Transform) -> str:
+    depth, count = max(transform.bits), len(transform.bits)
+    bases = (np.arange(count) << depth).astype(np.int32)
+    place = build.op("Add", "indices", build.codec_weight("bases", bases))
+    found = build.op("Gather", build.codec_weight("levels", levels_table(transform)), place, axis=0)
+    return build.op("Pad", found, build.ints(0, 0, 0, 0, 0, 1), build.scalar(1.0))
