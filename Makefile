@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench wheelhouse boot-test clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share wheelhouse boot-test clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -17,6 +17,7 @@ help:
 	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
 	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by; emulated boards into docs/benchmarks (root, an hour)"
+	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -35,7 +36,7 @@ $(VENV)/.check: $(VENV)/.base
 	@touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/peerctl up --boards 4 -- $(BIN)/peerctl infer docs/photos/chelsea.png --explain
+	$(BIN)/peerctl up --boards 4 -- sh -c '$(BIN)/peerctl infer docs/photos/chelsea.png --boards 4 --explain && $(BIN)/peerctl plan'
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -93,6 +94,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tools.bench.work_split
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.fresh_board
+	$(BIN)/python -m tools.bench.planner --images 40
 	$(BIN)/python -m tools.testbed validate
 	$(BIN)/python -m tools.testbed measure
 	$(BIN)/python -m tools.testbed report
@@ -105,6 +107,10 @@ wheelhouse: $(VENV)/.base
 # Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
 boot-test: $(VENV)/.base
 	$(BIN)/python -m tests.boot.run --arch $(ARCH)
+
+# After every change of a command or an option: completion and man pages come from the help.
+share: $(VENV)/.base
+	$(BIN)/python -m tools.share
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

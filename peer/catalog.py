@@ -146,4 +146,6 @@ def _facts(plan: ModelPlan) -> ModelFacts:
         width=plan.geometry.width,
         default_codec=plan.default_codec,
         codecs=codecs,
+        labels=len(plan.labels),
+        size_bytes=plan.size_bytes,
     )

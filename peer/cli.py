@@ -7,6 +7,7 @@ import importlib
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from peer.errors import PeerError
 from peer.exit_codes import ExitCode
@@ -16,7 +17,10 @@ _COMMANDS = {
     "up": ("peer.cli_up", "Start several boards on this machine, to try things out."),
     "infer": ("peer.cli_infer", "Classify images over the ring."),
     "members": ("peer.cli_members", "Who is here, in which state, and why."),
+    "top": ("peer.cli_top", "What the ring does now: boards, shares, rates, latencies."),
+    "trace": ("peer.cli_trace", "Where the time of one request went, on every board."),
     "ring": ("peer.cli_members", "The order of the boards and the tokens each holds."),
+    "plan": ("peer.cli_plan", "What a request would take on 1, 2, ... boards, and which way is best."),
     "models": ("peer.cli_models", "Models on this board and on the ring; check their digests."),
     "token": ("peer.cli_cluster", "The cluster's token: make one, show it, rotate it."),
     "join": ("peer.cli_cluster", "Enter the cluster that a token belongs to."),
@@ -37,6 +41,13 @@ class _LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
         return command if isinstance(command, click.Command) else None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands from the table above: the modules need not be imported for a TAB."""
+        named = [
+            CompletionItem(name, help=line) for name, (_, line) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,8 +1,9 @@
 """`peerctl infer`: classify images over the ring."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -21,26 +22,34 @@ from peer.cli_output import (
     shared_options,
     table,
 )
+from peer.control_client import ControlClient
 from peer.control_protocol import MAX_BLOBS, MAX_BODY_BYTES, MAX_INPUT_NAME
 from peer.errors import BadInput, DeadlineExceeded, PeerError
 from peer.records import to_json
-from peer.reports import InferQuery, InferReport
+from peer.reports import DEFAULT_DEADLINE_S, InferQuery, InferReport
+from peer.stream import Window, in_order
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
 _DEADLINE_GRACE_S = 2.0
+_PER_BOARD = 2  # requests in flight: one that is computed, one on its way
+_MOST_AT_ONCE = 32
+_MEMBERS_S = 2.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", help="Model to use  [the daemon's default].")
-@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [all alive].")
+@click.option("--boards", type=click.IntRange(1), help="Exactly this many boards  [the planner's choice].")
 @click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [by speed].")
 @click.option("--codec", help="How codes are packed on the way (see peerctl models show)  [the model's].")
 @click.option(
     "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
 )
 @click.option(
-    "--mode", type=click.Choice(["auto", "single", "sequence"]), default="auto", help="One board, or tokens split."
+    "--mode",
+    type=click.Choice(["auto", "single", "sequence"]),
+    default="auto",
+    help="One board, or tokens split over all boards; auto: whichever is faster (see peerctl plan)  [auto].",
 )
 @click.option("--top", type=click.IntRange(1, 1000), default=5, help="Labels to show  [5].")
 @click.option("--logits", is_flag=True, help="All raw outputs as well (with --json).")
@@ -102,9 +111,8 @@ def infer(
         deadline_s=deadline,
         allow_degraded=allow_degraded,
     )
-    timeout_s = asked.timeout_s or DEFAULT_TIMEOUT_S
-    with Asking(asked.sockets(), timeout_s=timeout_s, say=_say) as asking:
-        ctx.exit(_Run(asking=asking, query=query, as_json=as_json, explain=explain).classify(files, batch))
+    run = _Run(asked=asked, query=query, as_json=as_json, explain=explain)
+    ctx.exit(run.classify(files, batch))
 
 
 def _say(line: str) -> None:
@@ -124,16 +132,28 @@ def _weights(ctx: click.Context, text: str | None) -> tuple[float, ...] | None:
     return weights
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Files that travel as one request."""
+
+    paths: tuple[Path, ...]
+    images: tuple[bytes, ...]
+
+
+_Outcome = tuple[Path, InferReport | PeerError]
+
+
 class _Run:
     """One invocation: sends the files, prints what comes back, and remembers what failed."""
 
-    def __init__(self, *, asking: Asking, query: InferQuery, as_json: bool, explain: bool) -> None:
-        self._asking = asking
+    def __init__(self, *, asked: Asked, query: InferQuery, as_json: bool, explain: bool) -> None:
+        self._asked = asked
         self._query = query
         self._as_json = as_json
         self._explain = explain
         self._failures: list[PeerError] = []
         self._progress = Progress(0)
+        self._arrived = 0
 
     def classify(self, named: tuple[Path, ...], batch: int) -> int:
         """All files named; returns the exit code, that of the first failure."""
@@ -141,11 +161,13 @@ class _Run:
         self._progress = Progress(len(paths))
         for failure in failures:
             self._fail(failure)
-        done = 0
-        for group, images in self._groups(paths, batch):
-            self._progress.show(done, group[0].name)
-            self._send(group, images)
-            done += len(group)
+        for outcomes in self._outcomes(paths, batch):
+            for path, outcome in outcomes:
+                if isinstance(outcome, PeerError):
+                    self._fail(outcome)
+                else:
+                    self._progress.clear()
+                    self._show(replace(outcome, input=str(path)))
         self._progress.clear()
         if len(paths) + len(failures) > 1 and self._failures:
             click.echo(
@@ -153,42 +175,52 @@ class _Run:
             )
         return self._failures[0].exit_code if self._failures else 0
 
-    def _groups(self, paths: list[Path], batch: int) -> Iterator[tuple[list[Path], list[bytes]]]:
-        """Readable files by `batch`, or fewer where they would not fit into one request."""
-        group: list[Path] = []
-        images: list[bytes] = []
-        for path in paths:
-            try:
-                data = read_image(path)
-            except BadInput as exc:
-                self._fail(exc)
-                continue
-            if group and (len(group) == batch or sum(map(len, images)) + len(data) > MAX_BODY_BYTES):
-                yield group, images
-                group, images = [], []
-            group.append(path)
-            images.append(data)
-        if group:
-            yield group, images
+    def _outcomes(self, paths: list[Path], batch: int) -> Iterator[list[_Outcome]]:
+        """What became of every file, in order: one request after the other, or several at once where there are many."""
+        groups = _groups(paths, batch)
+        if len(paths) <= batch:
+            with self._asking() as work:
+                yield from map(work, groups)
+            return
+        patience_s = self._query.deadline_s or DEFAULT_DEADLINE_S
+        window = Window(most=min(_MOST_AT_ONCE, _PER_BOARD * self._boards()), patience_s=patience_s)
+        yield from in_order(groups, self._asking, window, lambda: self._count(batch, len(paths)))
 
-    def _send(self, group: list[Path], images: list[bytes]) -> None:
-        names = tuple(path.name[:MAX_INPUT_NAME] for path in group)
+    def _count(self, batch: int, total: int) -> None:
+        self._arrived = min(total, self._arrived + batch)
+        self._progress.show(self._arrived, "classifying")
+
+    def _boards(self) -> int:
+        """How many boards may work at once; one where nobody tells."""
         try:
-            reports = self._asking.infer(replace(self._query, inputs=names), images)
+            with ControlClient(self._asked.sockets()[0], timeout_s=_MEMBERS_S) as client:
+                return sum(member.status == "alive" for member in client.members())
+        except PeerError:
+            return 1  # whoever is asked for an answer tells better what is wrong
+
+    @contextmanager
+    def _asking(self) -> Iterator[Callable[[_Group | BadInput], list[_Outcome]]]:
+        """What one thread works with: connections of its own."""
+        timeout_s = self._asked.timeout_s or DEFAULT_TIMEOUT_S
+        with Asking(self._asked.sockets(), timeout_s=timeout_s, say=_say) as asking:
+            yield lambda group: self._send(asking, group)
+
+    def _send(self, asking: Asking, group: _Group | BadInput) -> list[_Outcome]:
+        """Ask for one group; what cannot be read or decoded in time is an outcome like any other."""
+        if isinstance(group, BadInput):
+            return [(Path(), group)]
+        names = tuple(path.name[:MAX_INPUT_NAME] for path in group.paths)
+        try:
+            reports = asking.infer(replace(self._query, inputs=names), group.images)
         except BadInput as exc:
-            if len(group) == 1:
-                self._fail(BadInput(f"{group[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))
-                return
+            if len(names) == 1:
+                return [(group.paths[0], BadInput(f"{group.paths[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))]
             # One bad image spoils its batch: the others are sent again alone.
-            for path, data in zip(group, images, strict=True):
-                self._send([path], [data])
+            alone = (_Group(paths=(p,), images=(d,)) for p, d in zip(group.paths, group.images, strict=True))
+            return [outcome for one in alone for outcome in self._send(asking, one)]
         except DeadlineExceeded as exc:
-            for path in group:
-                self._fail(DeadlineExceeded(f"{path}: {exc}"))
-        else:
-            self._progress.clear()
-            for path, report in zip(group, reports, strict=True):
-                self._show(replace(report, input=str(path)))
+            return [(path, DeadlineExceeded(f"{path}: {exc}")) for path in group.paths]
+        return list(zip(group.paths, reports, strict=True))
 
     def _fail(self, failure: PeerError) -> None:
         self._progress.clear()
@@ -205,7 +237,26 @@ class _Run:
             click.echo(f"  {printable(label.label):{width}}  {bar(label.probability)} {label.probability:6.1%}")
         click.echo(f"  {printable(summary(report))}")
         if self._explain and report.explain is not None:
-            click.echo(f"  why: {printable(report.explain.reason)}\n{costs(report)}")
+            click.echo(f"  why: {printable(report.explain.reason)}\n  {forecast(report)}\n{costs(report)}")
+
+
+def _groups(paths: list[Path], batch: int) -> Iterator[_Group | BadInput]:
+    """Readable files by `batch`, or fewer where they would not fit into one request; and what cannot be read."""
+    group: list[Path] = []
+    images: list[bytes] = []
+    for path in paths:
+        try:
+            data = read_image(path)
+        except BadInput as exc:
+            yield exc
+            continue
+        if group and (len(group) == batch or sum(map(len, images)) + len(data) > MAX_BODY_BYTES):
+            yield _Group(paths=tuple(group), images=tuple(images))
+            group, images = [], []
+        group.append(path)
+        images.append(data)
+    if group:
+        yield _Group(paths=tuple(group), images=tuple(images))
 
 
 def _stable(report: InferReport, *, logits: bool, explain: bool) -> dict[str, object]:
@@ -228,6 +279,14 @@ def summary(report: InferReport) -> str:
         f"{count(len(report.boards), 'board')} ({shares}): {took}; codec {report.codec}, {report.exchange}, "
         f"{count(report.rounds, 'round')}, {travelled}{notes}"
     )
+
+
+def forecast(report: InferReport) -> str:
+    """Predicted beside measured."""
+    if not report.predicted_ms:
+        return f"predicted: nothing was measured yet; measured {report.latency_ms:.1f} ms"
+    off = report.latency_ms / report.predicted_ms - 1
+    return f"predicted {report.predicted_ms:.1f} ms, measured {report.latency_ms:.1f} ms ({off:+.0%})"
 
 
 def costs(report: InferReport) -> str:

@@ -1,21 +1,20 @@
 """`peerctl members` and `peerctl ring`: who is here, and in which order."""
 
-import sys
-import time
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from peer.cli_output import Asked, bold, count, printable, say_json, shared_options, table
-from peer.control_client import ControlClient
+from peer.records import to_json
 from peer.reports import MemberReport
 
 _WATCH_PERIOD_S = 1.0
-_CLEAR = "\x1b[H\x1b[J"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--watch", is_flag=True, help="Repeat every second until Ctrl-C; with --json one list per line.")
+@click.option("--watch", is_flag=True, help="Repeat every second until q or Ctrl-C; with --json one list per line.")
 @shared_options
 def members(*, watch: bool, as_json: bool, socket: Path | None, timeout: float | None) -> None:
     """Who is here, in which state, and why.
@@ -28,22 +27,22 @@ def members(*, watch: bool, as_json: bool, socket: Path | None, timeout: float |
     """
     asked = Asked(socket=socket, json=as_json, timeout_s=timeout)
     with asked.client() as client:
-        _show_members(client, as_json=as_json, clear=watch)
-        while watch:
-            time.sleep(_WATCH_PERIOD_S)
-            _show_members(client, as_json=as_json, clear=True)
+
+        def frame() -> str:
+            boards = client.members()
+            return json.dumps(to_json(boards), allow_nan=False) if as_json else _drawn(boards)
+
+        if not watch:
+            click.echo(frame())
+            return
+        from peer.cli_screen import watch as watched
+
+        watched(frame, period_s=_WATCH_PERIOD_S)
 
 
-def _show_members(client: ControlClient, *, as_json: bool, clear: bool) -> None:
-    boards = client.members()
-    if as_json:
-        say_json(boards)
-        return
+def _drawn(boards: Sequence[MemberReport]) -> str:
     heads = ("id", "name", "endpoint", "status", "rtt ms", "for", "models", "reason")
-    rows = [_row(board) for board in boards]
-    if clear and sys.stdout.isatty():
-        click.echo(_CLEAR, nl=False)
-    click.echo(table(heads, rows, right=frozenset({"rtt ms", "for"})))
+    return table(heads, [_row(board) for board in boards], right=frozenset({"rtt ms", "for"}))
 
 
 def _row(board: MemberReport) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 Data goes to stdout, the rest to stderr. Text from other boards is never trusted to be printable.
 """
 
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,8 +67,19 @@ def printable(text: str) -> str:
 
 def bold(text: str) -> str:
     """Emphasis on a terminal that wants it; NO_COLOR (no-color.org) is honoured."""
-    plain = os.environ.get("NO_COLOR") or not sys.stdout.isatty()
-    return text if plain else click.style(text, bold=True)
+    return text if _plain() else click.style(text, bold=True)
+
+
+def coloured(text: str, colours: Mapping[str, str]) -> str:
+    """`text` with some of its characters in colour, on a terminal that wants it."""
+    if _plain():
+        return text
+    runs = itertools.groupby(text, key=colours.get)
+    return "".join(click.style("".join(run), fg=colour) if colour else "".join(run) for colour, run in runs)
+
+
+def _plain() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
 
 
 def bar(share: float) -> str:

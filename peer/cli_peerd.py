@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse_threads
+from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse_metrics, parse_threads
 from peer.errors import ConfigError
 from peer.journal import goes_to_journal
 
@@ -58,8 +58,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("--prepack", type=click.Choice([mode.value for mode in Prepack]), help="Rearranged weights  [auto].")
 @click.option("--default-model", help="Model to serve when a request names none.")
 @click.option("--max-requests", type=click.IntRange(1, 1024), help="Requests in flight on this board  [8].")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    callback=_read_by(parse_metrics),
+    help="Serve metrics for Prometheus there; without a host on loopback  [off].",
+)
 @click.version_option(package_name="tokenring", message="peerd %(version)s")
-def _peerd(
+def peerd(
     *,
     config_file: Path | None,
     state_dir: Path | None,
@@ -76,6 +82,7 @@ def _peerd(
     prepack: str | None,
     default_model: str | None,
     max_requests: int | None,
+    metrics: HostPort | None,
 ) -> PeerdConfig:
     """Serve this board: join the others, run its share of a model, answer peerctl.
 
@@ -102,6 +109,7 @@ def _peerd(
         prepack=None if prepack is None else Prepack(prepack),
         default_model=default_model,
         max_requests=max_requests,
+        metrics=metrics,
     )
     return load(flags=flags, environ=os.environ, config_file=config_file)
 
@@ -109,7 +117,7 @@ def _peerd(
 def main(arguments: list[str] | None = None) -> int:
     """Run `peerd`; returns its exit code."""
     try:
-        config = _peerd.main(args=arguments, prog_name="peerd", standalone_mode=False)
+        config = peerd.main(args=arguments, prog_name="peerd", standalone_mode=False)
     except click.ClickException as exc:
         return _complain(f"{exc.format_message().rstrip('.')}; see peerd --help", exc.exit_code)
     except ConfigError as exc:

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import assert_never
 
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.errors import PeerError, RemoteStageError
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submission, Submitted, ViewChanged
-from peer.protocol.types import PeerId, RequestId
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
+from peer.protocol.types import ModelId, PeerId, RequestId
 from peer.pulse import Pulse
 
 _log = logging.getLogger(__name__)
@@ -46,16 +47,17 @@ class ComputeProcess:
         setup: Callable[[], Setup],
         on_deliver: Callable[[Deliver], None],
         on_lost: Callable[[PeerId], None],
+        on_trace: Callable[[OwnSpans | Collected], None] = lambda _: None,
         program: str = "peer.compute_main",
     ) -> None:
         """`setup` describes the board as it is at each start; `program` is another module in tests only."""
-        self.counters: Counter[str] = Counter()  # of the process that runs now
+        self.account: Account | None = None  # the last one, a second old at most
         self.restarts = 0
-        self.speed: float | None = None
         self._setup = setup
         self._program = program
         self._on_deliver = on_deliver
         self._on_lost = on_lost
+        self._on_trace = on_trace
         self._under_way: dict[RequestId, tuple[Submission, int]] = {}  # and to how many processes it was given
         self._ended = False  # a process ended, and requests that it had are still to be tried
         self._tried: RequestId | None = None  # such a request, submitted alone
@@ -71,6 +73,19 @@ class ComputeProcess:
     @property
     def up(self) -> bool:
         return self._ready.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid if self._process is not None and self.up else None
+
+    @property
+    def counters(self) -> Counter[str]:
+        return Counter() if self.account is None else self.account.counters
+
+    @property
+    def speed(self) -> float | None:
+        return None if self.account is None else self.account.speed
 
     def stuck_s(self) -> float:
         """How long the compute has been in one step; very long while there is no process."""
@@ -136,6 +151,14 @@ class ComputeProcess:
         """The models of this board have changed."""
         self._send(holdings)
 
+    def collect(self, wanted: CollectSpans) -> None:
+        """Have the spans of a request collected; they come to `on_trace`."""
+        self._send(wanted)
+
+    def measure(self, model: ModelId) -> None:
+        """Have a model measured that no request may have used yet."""
+        self._send(Measure(model=model))
+
     async def finish(self) -> None:
         """Let what is under way end, then end the process."""
         self._finishing = True
@@ -197,8 +220,10 @@ class ComputeProcess:
                 self._unable = problem
             case Lost(peer=peer):
                 self._on_lost(peer)
-            case Account(counters=counters, speed=speed):
-                self.counters, self.speed = counters, speed
+            case Account():
+                self.account = word
+            case OwnSpans() | Collected():
+                self._on_trace(word)
             case Deliver(request=request):
                 self._under_way.pop(request, None)
                 self._on_deliver(word)
@@ -228,6 +253,8 @@ class ComputeProcess:
         for request, (_, given) in list(self._under_way.items()):
             if given >= _POISON:
                 del self._under_way[request]
+                number = f"{request:016x}"
+                _log.error("request %s is refused: it ended the compute twice", number, extra={"request": number})
                 error = RemoteStageError(
                     f"the compute process ended {given} times with this request under way; it is not tried again"
                 )

@@ -13,18 +13,20 @@ from collections import Counter
 from multiprocessing.connection import Connection
 
 from peer import log_lines
-from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Ready, Setup, Unable, Up
+from peer.compute_words import Account, Admitted, Down, Finish, Holdings, Lost, Measure, Ready, Setup, Unable, Up
 from peer.data_plane import DataPlane
 from peer.errors import PeerError
 from peer.loaded_models import LoadedModels
-from peer.protocol.events import ModelsChanged
+from peer.protocol.events import ModelsChanged, TimerDue, ViewChanged
+from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import Requests
-from peer.protocol.types import ModelId
+from peer.protocol.spans import SpanLog
+from peer.protocol.types import ModelFacts, ModelId
 from peer.pulse import Pulse
 from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
-from runtime.memory import GiveBack
+from runtime.memory import GiveBack, free_bytes
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -55,23 +57,32 @@ class Compute:
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
         sockets = DataSockets(self._zmq, setup.host, setup.port)
-        self._worker = Worker(self._models, lambda: self._usual)
+        spans = SpanLog()
+        self._facts = setup.holdings.facts
+        self._worker = Worker(self._models, lambda: self._usual, self._model_facts, spans=spans)
+        self._machine = Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits)
         self._plane = DataPlane(
             sockets=sockets,
-            machine=Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits),
+            machine=self._machine,
             compute=self._worker,
             encrypted=setup.keys is not None,
             pulse=pulse,
+            spans=spans,
             on_deliver=daemon.tell,
+            on_trace=daemon.tell,
             on_lost=lambda peer: daemon.tell(Lost(peer=peer)),
             on_crash=_die,
         )
+
+    def _model_facts(self, model: ModelId) -> ModelFacts | None:
+        return self._facts.get(model)
 
     def start(self) -> None:
         """Load what the first request will need, then serve. Raises RuntimeFailure."""
         if self._usual is not None:
             model = self._models[self._usual]
             model.codec(model.plan.default_codec)
+        self._plane.submit(ViewChanged(view=self._machine.view))
         self._plane.start()
 
     def hear(self, word: Down) -> bool:
@@ -82,7 +93,11 @@ class Compute:
             case Holdings():
                 self._models.hold(word.folders)
                 self._usual = self._usual or word.usual
+                self._facts = word.facts
                 self._plane.submit(ModelsChanged(models=word.facts))
+            case Measure(model=model):
+                self._worker.profiler.used(model)
+                self._plane.submit(TimerDue())  # it may be asleep
             case Finish():
                 return False
             case Setup():
@@ -99,7 +114,19 @@ class Compute:
     def account(self) -> Account:
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
-        return Account(counters=counters, speed=self._worker.speedometer.speed(time.monotonic()))
+        profile = BoardProfile(
+            rate=self._machine.soundings.fastest, free_bytes=free_bytes(), models=self._worker.profiler.profiles
+        )
+        return Account(
+            counters=counters,
+            speed=self._worker.speedometer.speed(time.monotonic()),
+            profile=profile,
+            links=self._machine.soundings.links,
+            lessons=self._machine.experience.lessons,
+            load=self._plane.load,
+            shards=self._plane.ledger.shards,
+            traffic=self._plane.ledger.links(),
+        )
 
     def finish(self) -> None:
         """Let shards under way end, then close; other boards are told by their links."""

@@ -2,12 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer.protocol.accounts import LinkTotals, Load, ShardTotals
 from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Submitted, ViewChanged
+from peer.protocol.experience import Case, Lesson
+from peer.protocol.outlook import Link
+from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import RequestLimits
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans
 from peer.protocol.types import ModelFacts, ModelId, PeerId, View
 from peer.zmq_transport import KeyPair
 from runtime.settings import SessionSettings
@@ -44,6 +49,13 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Somebody wants to know how fast this board is with a model: measure it when there is time."""
+
+    model: ModelId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """Finish what is under way, then end."""
 
@@ -73,7 +85,13 @@ class Account:
 
     counters: Counter[str]
     speed: float | None
+    profile: BoardProfile
+    links: Mapping[PeerId, Link]
+    lessons: Mapping[Case, Lesson]
+    load: Load = field(default_factory=Load)
+    shards: ShardTotals = field(default_factory=ShardTotals)
+    traffic: Mapping[PeerId, LinkTotals] = field(default_factory=dict)
 
 
-Down = Setup | Admitted | Holdings | Finish | Submitted | CancelRequested | ViewChanged
-Up = Ready | Unable | Lost | Account | Deliver
+Down = Setup | Admitted | Holdings | Measure | Finish | Submitted | CancelRequested | ViewChanged | CollectSpans
+Up = Ready | Unable | Lost | Account | Deliver | OwnSpans | Collected

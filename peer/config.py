@@ -11,7 +11,7 @@ import re
 import socket as system_socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from peer.errors import ConfigError
@@ -76,6 +76,7 @@ class Settings:
     prepack: Prepack | None = None
     default_model: str | None = None
     max_requests: int | None = None
+    metrics: HostPort | None = None
 
     def over(self, lower: "Settings") -> "Settings":
         """These settings, completed by `lower`."""
@@ -109,6 +110,8 @@ class PeerdConfig:
     default_model: str | None
     # Requests in flight on this board; one more is refused at once.
     max_requests: int
+    # Where metrics are served to whoever asks; None: nowhere.
+    metrics: HostPort | None = None
 
 
 def load(
@@ -138,6 +141,7 @@ def load(
         prepack=said.prepack or Prepack.AUTO,
         default_model=said.default_model,
         max_requests=said.max_requests or DEFAULT_MAX_REQUESTS,
+        metrics=said.metrics,
     )
     if len(os.fsencode(config.socket)) > SOCKET_PATH_LIMIT_BYTES:
         raise ConfigError(
@@ -187,12 +191,20 @@ def parse_threads(value: object) -> int | str:
     return _whole(value, 1, 256, 'must be "auto" or')
 
 
+def parse_metrics(value: object) -> HostPort:
+    """`HOST:PORT`, or a port alone, which means loopback; ValueError otherwise."""
+    text = str(value) if type(value) is int else _text(value)
+    return HostPort.parse(f"127.0.0.1:{text}" if re.fullmatch(r"[0-9]+", text) else text)
+
+
 def _value(key: str, value: object) -> object:
     match key:
         case "state_dir" | "models" | "socket" | "token_file":
             return Path(_text(value)).expanduser()
         case "listen":
             return HostPort.parse(_text(value))
+        case "metrics":
+            return parse_metrics(value)
         case "seeds":
             if not isinstance(value, list):
                 raise ValueError('must be a list like ["192.168.1.20:7700"]')
@@ -292,6 +304,12 @@ def _token_file(said: Path | None, provided: Path | None, state_dir: Path) -> Pa
         return provided.absolute()
     own = state_dir / "token"
     return own.absolute() if own.is_file() else None
+
+
+def with_late_token(config: PeerdConfig) -> PeerdConfig:
+    """The configuration, with the token that was joined while the program was loaded: seconds, on a slow board."""
+    token_file = config.token_file or _token_file(None, None, config.state_dir)
+    return replace(config, token_file=token_file)
 
 
 def _stands_for_none(path: Path) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from peer.control_protocol import (
 from peer.errors import BadFrame, DeadlineExceeded, HungUp, NoDaemon, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ActivityReport,
     ExaminationReport,
     FetchReport,
     ForgetQuery,
@@ -32,15 +33,34 @@ from peer.reports import (
     JoinQuery,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     RotationReport,
     StatusReport,
     TokenReport,
+    TraceReport,
     VerifyReport,
 )
 
 # A full queue of waiting clients empties within milliseconds on a living daemon.
 _RETRY_S = 0.05
+
+
+class Watch:
+    """What those ask who only look on."""
+
+    def __init__(self, ask: Callable[[Mapping[str, object]], Mapping[str, Any]]) -> None:
+        self._ask = ask
+
+    def activity(self) -> ActivityReport:
+        """What the daemon did of late."""
+        return from_json(ActivityReport, self._ask({"op": "activity"}), where="activity")
+
+    def trace(self, request: str | None) -> TraceReport:
+        """One request, or the last one, as all its boards saw it."""
+        fields = {"op": "trace"} if request is None else {"op": "trace", "request": request}
+        return from_json(TraceReport, self._ask(fields), where="trace")
 
 
 class ControlClient:
@@ -50,6 +70,7 @@ class ControlClient:
         self._path = path
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
+        self.watch = Watch(self._ask)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +117,10 @@ class ControlClient:
         if len(reports) != len(images):
             raise BadFrame(f"the daemon answered {len(reports)} results for {len(images)} images")
         return reports
+
+    def plan(self, query: PlanQuery) -> PlanReport:
+        """How a request would be run, and what every way would take."""
+        return from_json(PlanReport, self._ask({"op": "plan", **to_json(query)}), where="plan")
 
     def token(self) -> TokenReport:
         """The cluster's token."""

@@ -8,6 +8,8 @@ bytes are counted. A client that goes away cancels its request. Decides nothing 
 import asyncio
 import contextlib
 import logging
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from peer.control_socket import inode, listen, remove
 from peer.errors import BadFrame, Busy, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    ActivityReport,
     ExaminationReport,
     FetchReport,
     ForgetQuery,
@@ -35,10 +38,13 @@ from peer.reports import (
     JoinQuery,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     RotationReport,
     StatusReport,
     TokenReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -52,6 +58,7 @@ MAX_WAITING_BYTES = 2 * MAX_BODY_BYTES
 # What a client is told to wait that found no room at the socket itself.
 RETRY_S = 1.0
 _MAX_TOP = 1000
+_REQUEST = re.compile(r"[0-9a-f]{16}")
 _ADMINISTRATION = ("token", "rotate", "join", "leave", "forget", "doctor")
 
 _log = logging.getLogger(__name__)
@@ -69,6 +76,9 @@ class ControlApi(Protocol):
     async def ring(self) -> RingReport:
         """The order of the boards and the tokens of each."""
 
+    async def activity(self) -> ActivityReport:
+        """What this board did of late, and with whom."""
+
     async def models(self) -> Sequence[ModelReport]:
         """Models of this board and of the ring."""
 
@@ -77,6 +87,12 @@ class ControlApi(Protocol):
 
     async def fetch(self, model: str) -> FetchReport:
         """Begin to get a model from other boards, or tell how far it is; NotFetched, NoSuchModel when it failed."""
+
+    async def trace(self, request: str | None) -> TraceReport:
+        """One request, 16 hexadecimal digits, or the last one, as all its boards saw it; Refused when unknown."""
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        """Every way to run a request with its predicted latency, and the one that would be taken."""
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         """Classify `images` (files as they are on disk) as one batch; one report per image, in order."""
@@ -112,6 +128,7 @@ class ControlServer:
         self._administration = administration
         self._connections = 0
         self._waiting_bytes = 0
+        self.refused: Counter[str] = Counter(connections=0, bytes=0)  # clients that found no room, by what was full
         # Connections between two requests, the longest idle first.
         self._idle: dict[asyncio.StreamWriter, None] = {}
 
@@ -120,6 +137,7 @@ class ControlServer:
         self._connections += 1
         try:
             if self._connections > MAX_CONNECTIONS and not self._hang_up_on_longest_idle():
+                self.refused["connections"] += 1
                 await _send(writer, error_fields(_busy(f"{MAX_CONNECTIONS} requests are under way")))
                 return
             first: bytes | None = b""
@@ -178,6 +196,7 @@ class ControlServer:
         prefix = first + await reader.readexactly(PREFIX_BYTES - len(first))
         header = decode_header(await reader.readexactly(header_bytes(prefix, limit_bytes=MAX_REQUEST_HEADER_BYTES)))
         if self._waiting_bytes + header.body_bytes > MAX_WAITING_BYTES:
+            self.refused["bytes"] += 1
             raise _busy("too many images wait for this daemon")
         self._waiting_bytes += header.body_bytes
         try:
@@ -221,11 +240,15 @@ class ControlServer:
             raise BadFrame("only infer takes images")
         if self._administration is not None and operation in _ADMINISTRATION:
             return await _administer(self._administration, str(operation), arguments)
+        if operation == "plan":
+            return dict(to_json(await self._api.plan(from_json(PlanQuery, arguments, strict=True, where="plan"))))
         if operation in ("verify", "fetch"):
             model = arguments.pop("model", None)
             if not isinstance(model, str) or not 0 < len(model) <= MAX_INPUT_NAME or arguments:
                 raise BadFrame(f"{operation} takes the name of one model")
             return dict(to_json(await (self._api.verify if operation == "verify" else self._api.fetch)(model)))
+        if operation == "trace":
+            return dict(to_json(await self._api.trace(_request(arguments))))
         if arguments:
             raise BadFrame(f"unknown field {str(next(iter(arguments)))[:80]!r}")
         match operation:
@@ -235,10 +258,21 @@ class ControlServer:
                 return {"members": to_json(await self._api.members())}
             case "ring":
                 return dict(to_json(await self._api.ring()))
+            case "activity":
+                return dict(to_json(await self._api.activity()))
             case "models":
                 return {"models": to_json(await self._api.models())}
             case _:
                 raise BadFrame(f"unknown operation {str(operation)[:80]!r}; is peerctl of another version?")
+
+
+def _request(arguments: Mapping[str, Any]) -> str | None:  # Any: as in _carry_out
+    request = arguments.get("request")
+    if set(arguments) - {"request"} or (request is not None and not isinstance(request, str)):
+        raise BadFrame("trace takes one request, or none")
+    if request is not None and not _REQUEST.fullmatch(request):
+        raise Refused(f"{request[:40]!r} is no request; give the 16 digits that peerctl infer --json calls request")
+    return request
 
 
 def _busy(what: str) -> Busy:

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from peer import log_lines
-from peer.config import PeerdConfig
+from peer.config import PeerdConfig, with_late_token
 from peer.errors import PeerError
 from peer.exit_codes import ExitCode
 from peer.node import Node
@@ -41,7 +41,7 @@ async def _serve(config: PeerdConfig, systemd: SdNotify) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    node = Node(config, importlib.metadata.version("tokenring"))
+    node = Node(with_late_token(config), importlib.metadata.version("tokenring"))
     watching = asyncio.create_task(watch(node.progress, node.changed, systemd), name="watchdog")
     # It never ends by itself, unless by an error: then the daemon ends as well.
     watching.add_done_callback(lambda _: stop.set())

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from peer.errors import BadFrame, Closed, RemoteProtocolError
 from peer.protocol import wire
+from peer.protocol.accounts import Ledger, Load
 from peer.protocol.effects import (
     Attend,
     Begin,
@@ -21,20 +22,36 @@ from peer.protocol.effects import (
     Effect,
     Forget,
     Query,
+    RunErrand,
     RunHead,
     RunWhole,
     Send,
 )
-from peer.protocol.events import Event, MessageReceived, PeerLost, TimerDue, ViewChanged
-from peer.protocol.messages import Assign, Cancel, Codes, DataMessage, Failed, Feature, Message
+from peer.protocol.events import Event, MessageReceived, PeerLost, Submitted, TimerDue, ViewChanged
+from peer.protocol.messages import (
+    Assign,
+    Cancel,
+    Codes,
+    DataMessage,
+    Echo,
+    Errand,
+    Failed,
+    Feature,
+    Message,
+    Sound,
+)
 from peer.protocol.requests import Requests
+from peer.protocol.span import SpanKind
+from peer.protocol.spans import SpanLog
+from peer.protocol.trace_messages import Spans, SpansRequest, TraceMessage
+from peer.protocol.tracing import Collected, CollectSpans, OwnSpans, Tracing
 from peer.protocol.types import AttemptKey, PeerId, Status, Traffic, View
 from peer.pulse import Pulse
 from peer.worker import Compute
-from peer.zmq_transport import TICK_S, DataSockets
+from peer.zmq_transport import TICK_S, DataSockets, Received
 
 _log = logging.getLogger(__name__)
-_DATA = (Assign, Codes, Feature, Failed, Cancel)
+_DATA = (Assign, Codes, Feature, Failed, Cancel, Errand, Sound, Echo)
 _WAKE = [b""]  # what ends a receive when the event loop has something to say
 _IDLE_S = 15.0  # how long a board that stands by sleeps at most
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
@@ -53,21 +70,30 @@ class DataPlane(threading.Thread):
         compute: Compute,
         encrypted: bool,
         pulse: Pulse | None = None,
+        spans: SpanLog | None = None,
         on_deliver: Callable[[Deliver], None],
+        on_trace: Callable[[OwnSpans | Collected], None] = lambda _: None,
         on_lost: Callable[[PeerId], None],
         on_crash: Callable[[BaseException], None],
     ) -> None:
         super().__init__(name="data-plane", daemon=True)
         self.counters: Counter[str] = Counter()
         self.dispatched = 0  # events so far; may be read by other threads
+        self.ledger = Ledger()
         self._sockets = sockets
         self._machine = machine
         self._compute = compute
         self._overhead = _CURVE_BYTES if encrypted else 0
+        self._spans = SpanLog() if spans is None else spans
+        self._tracing = Tracing(me=machine.view.self_id, log=self._spans)
         self._on_deliver = on_deliver
+        self._on_trace = on_trace
         self._on_lost = on_lost
         self._on_crash = on_crash
-        self._inbox: deque[Event] = deque()
+        self._inbox: deque[Event | CollectSpans] = deque()
+        self._measuring = False
+        # Undivided runs hold the thread for long: what waits to be said or sent goes first.
+        self._put_off: deque[RunWhole | RunErrand] = deque()
         self._stopping = False
         self._tick_at = 0.0
         self._pulse = pulse or Pulse()  # since when the thread has been in one step
@@ -80,15 +106,20 @@ class DataPlane(threading.Thread):
         """What the request machine counted; may be read by other threads."""
         return self._machine.counters
 
-    def submit(self, event: Event) -> None:
-        """Hand an event to the machine; called by one other thread only."""
+    @property
+    def load(self) -> Load:
+        """What is under way; may be read by other threads."""
+        return self._machine.load
+
+    def submit(self, event: Event | CollectSpans) -> None:
+        """Hand over an event for the machine, or the wish for a trace; called by one other thread only."""
         self._inbox.append(event)
         self._sockets.wake()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way; may be read by other threads."""
-        return self._machine.idle and not self._inbox
+        return self._machine.idle and not self._inbox and not self._put_off
 
     def stop(self) -> None:
         """End the thread after the current effect; called by the thread that submits."""
@@ -109,22 +140,50 @@ class DataPlane(threading.Thread):
 
     def _turn(self) -> None:
         """Stand by until something happens; in the middle of a request, take one message after the other."""
+        something = True
         if self._machine.idle and not self._inbox:
-            self._compute.idle(time.monotonic())
+            pause_s = min(_IDLE_S, self._measure())
             deadline = self._machine.deadline()
-            self._sockets.wait(_IDLE_S if deadline is None else min(_IDLE_S, deadline - time.monotonic()))
+            something = self._sockets.wait(pause_s if deadline is None else min(pause_s, deadline - time.monotonic()))
             self._tick()
+        elif self._put_off:
+            something = self._sockets.wait(0.0)
+            if not something and not self._inbox:
+                self._run(self._put_off.popleft())
+        if something:
+            self._receive()
+        while self._inbox:
+            news = self._inbox.popleft()
+            if isinstance(news, CollectSpans):
+                self._collect(news)
+            else:
+                self._dispatch(news)
+        if time.monotonic() >= self._tick_at:
+            self._tick()
+
+    def _measure(self) -> float:
+        """A step of what this board measures of itself, unless a link is being measured; seconds until the next."""
+        if self._machine.soundings.running:
+            return _IDLE_S
+        pause_s = self._compute.idle(time.monotonic())
+        self._measuring = pause_s <= 0
+        return pause_s
+
+    def _receive(self) -> None:
         try:
             received = self._sockets.receive()
             if received is not None and received.frames != _WAKE:
-                message = self._data(wire.decode(received.frames))
-                self._dispatch(MessageReceived(message=message, sender=received.sender))
+                self._take(wire.decode(received.frames), received)
         except RemoteProtocolError as problem:
             self._refuse(problem)
-        while self._inbox:
-            self._dispatch(self._inbox.popleft())
-        if time.monotonic() >= self._tick_at:
-            self._tick()
+
+    def _run(self, effect: RunWhole | RunErrand) -> None:
+        """An undivided run, unless nobody waits for it any more."""
+        if not self._machine.wants(effect):
+            return
+        self._pulse.begin()
+        run = self._compute.whole(effect) if isinstance(effect, RunWhole) else self._compute.errand(effect)
+        self._dispatch(run)
 
     def _tick(self) -> None:
         """What need not be looked at with every message: links and timers."""
@@ -137,11 +196,36 @@ class DataPlane(threading.Thread):
         if deadline is not None and time.monotonic() >= deadline:
             self._dispatch(TimerDue())
 
-    @staticmethod
-    def _data(message: Message) -> DataMessage:
-        if not isinstance(message, _DATA):
+    def _take(self, message: Message, received: Received) -> None:
+        peer = received.sender
+        if peer is not None:
+            self.ledger.received[peer] += self._wire_bytes(received.frames)
+        if isinstance(message, Codes):
+            key = AttemptKey(message.request, message.attempt)
+            now = time.monotonic()
+            self._spans.note(key, (SpanKind.CAME, message.block, message.origin, now, now))
+            if peer is not None:
+                self.ledger.rounds[peer] += 1
+        elif isinstance(message, SpansRequest | Spans):
+            self._trace(message, peer)
+            return
+        elif not isinstance(message, _DATA):
             raise BadFrame("a membership message came to the data port")
-        return message
+        self._dispatch(MessageReceived(message=message, sender=peer))
+
+    def _collect(self, wanted: CollectSpans) -> None:
+        own, questions = self._tracing.ask(wanted, time.monotonic())
+        for peer, question in questions:
+            self._sockets.send(peer, wire.encode(question))  # one that is not reached will be missing
+        self._on_trace(own)
+
+    def _trace(self, message: TraceMessage, sender: PeerId | None) -> None:
+        answer = self._tracing.received(message, sender, time.monotonic())
+        if isinstance(answer, Collected):
+            self._on_trace(answer)
+        elif answer is not None:
+            answer = replace(answer, sent_us=round(time.monotonic() * 1e6))
+            self._sockets.send(message.sender, wire.encode(answer))
 
     def _refuse(self, problem: RemoteProtocolError) -> None:
         self.counters["frames_refused"] += 1
@@ -154,6 +238,8 @@ class DataPlane(threading.Thread):
         self.dispatched += 1
         if isinstance(first, ViewChanged):
             self._link(first.view)
+        elif isinstance(first, Submitted):
+            self._spans.submitted(first.submission.request, time.monotonic())
         pending: list[Event] = [first]
         for event in pending:  # grows while it is walked
             self._pulse.begin()
@@ -175,8 +261,8 @@ class DataPlane(threading.Thread):
                 return self._compute.begin(effect)
             case RunHead():
                 return self._compute.head(effect)
-            case RunWhole():
-                return self._compute.whole(effect)
+            case RunWhole() | RunErrand():
+                self._put_off.append(effect)
             case Forget(key=key):
                 self._traffic.pop(key, None)
                 self._compute.forget(effect)
@@ -190,20 +276,32 @@ class DataPlane(threading.Thread):
 
     def _send(self, effect: Send) -> Event | None:
         message = effect.message
+        if isinstance(message, Echo) and self._measuring:
+            message = replace(message, busy=True)  # it may have waited for a step of ours
+        if isinstance(message, Sound | Echo):
+            self._sockets.send(effect.to, wire.encode(message))  # nobody depends on it
+            return None
         key = AttemptKey(request=message.request, attempt=message.attempt)
         if isinstance(message, Feature):
             message = self._with_traffic(message, key, remote=effect.to != self._machine.view.self_id)
+            self.ledger.shard(message.timing)
         if effect.to == self._machine.view.self_id:
             return MessageReceived(message=message, sender=effect.to)
         known, frames = self._encoded
         if message is not known:
+            if isinstance(message, Errand):
+                self._spans.errand(key, message, effect.to, time.monotonic())
+            elif isinstance(message, Codes):
+                self._spans.sent(key, message.block, message.origin, time.monotonic())
             frames = wire.encode(message)
             self._encoded = (message, frames)
         if not self._sockets.send(effect.to, frames):
             self.counters["messages_not_sent"] += 1
             return PeerLost(peer=effect.to)
+        size = self._wire_bytes(frames)
+        self.ledger.sent[effect.to] += size
         if not isinstance(message, Cancel):  # an attempt that is called off has no account any more
-            self._traffic[key] = self._traffic.get(key, 0) + self._wire_bytes(frames)
+            self._traffic[key] = self._traffic.get(key, 0) + size
         return None
 
     def _with_traffic(self, feature: Feature, key: AttemptKey, *, remote: bool) -> Feature:
@@ -217,13 +315,15 @@ class DataPlane(threading.Thread):
         return replace(feature, traffic=traffic)
 
     def _wire_bytes(self, frames: list[bytes]) -> int:
-        return sum(
-            len(frame) + self._overhead + (_FRAMING_BYTES if len(frame) + self._overhead < 256 else _FRAMING_LONG_BYTES)
-            for frame in frames
-        )
+        total = 0
+        for frame in frames:  # a plain loop: this runs for every message of every round
+            size = len(frame) + self._overhead
+            total += size + (_FRAMING_BYTES if size < 256 else _FRAMING_LONG_BYTES)
+        return total
 
     def _link(self, view: View) -> None:
         """Keep a link to every board that may take part in a request."""
+        self.ledger.keep(view.members)
         for member in view.members.values():
             if member.peer == view.self_id:
                 continue

@@ -25,6 +25,7 @@ from peer.errors import ConfigError
 from peer.findings import Finding, Link, Memory, Port
 from peer.interfaces import Interface, Network, interfaces
 from peer.multicast import Probe, probe_4, probe_6
+from peer.sensors import read_sensors
 
 _IMPORT_PATIENCE_S = 4.0
 _MULTICAST_PATIENCE_S = 4.0
@@ -258,27 +259,8 @@ def _cpu_features(root: Path) -> Collection[str]:
 
 def heat(root: Path) -> tuple[float | None, list[str]]:
     """The hottest sensor in °C, and the cooling devices and cores that are held back."""
-    readings = []
-    throttled = []
-    for folder in sorted((root / "sys/class/thermal").glob("*")):
-        if folder.name.startswith("thermal_zone"):
-            value = _number(folder / "temp")
-            if value is not None and 0 < value < 200_000:
-                readings.append(value / 1000)
-        elif _text(folder / "type").strip().lower() in ("processor", "cpufreq", "cpufreq-cpu0"):
-            state = _number(folder / "cur_state")
-            if state:
-                throttled.append(f"{folder.name} at step {state}")
-    for folder in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
-        allowed, possible = _number(folder / "scaling_max_freq"), _number(folder / "cpuinfo_max_freq")
-        if allowed and possible and allowed < possible:
-            throttled.append(f"{folder.name} at {allowed // 1000} of {possible // 1000} MHz")
-    # Raspberry Pi: bit 0 under-voltage, 1 frequency capped, 2 throttled now (firmware documentation, get_throttled).
-    flags = _number(root / "sys/devices/platform/soc/soc:firmware/get_throttled", base=16)
-    if flags and flags & 0b111:
-        names = ("under-voltage", "frequency capped", "throttled")
-        throttled += [name for bit, name in enumerate(names) if flags >> bit & 1]
-    return (max(readings) if readings else None), throttled
+    seen = read_sensors(root)
+    return max(seen.temperatures_c.values(), default=None), seen.throttled
 
 
 def _open_files(pid: int | None) -> int:

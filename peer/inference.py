@@ -21,11 +21,13 @@ from peer.reports import (
     ShareReport,
     TimingReport,
 )
+from peer.request_meter import RequestMeter
 from runtime.errors import ImageError
 from runtime.images import decode_rows
 from runtime.plan import ModelPlan
 from runtime.scores import likeliest, unpack
 
+_NEWS = 0.3  # of a request, in what is usual
 _DECODED_AT_ONCE = 2  # pictures: each may take hundreds of megabytes for a moment, and the cores are needed elsewhere
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
 
@@ -34,11 +36,18 @@ class Inference:
     """Answers `infer`. Lives on the event loop; `submit` hands requests to the compute process."""
 
     def __init__(
-        self, *, catalog: Catalog, submit: Callable[[Submitted | CancelRequested], None], view: Callable[[], View]
+        self,
+        *,
+        catalog: Catalog,
+        submit: Callable[[Submitted | CancelRequested], None],
+        view: Callable[[], View],
+        meter: RequestMeter,
     ) -> None:
+        self._meter = meter
         self._catalog = catalog
         self._submit = submit
         self._view = view
+        self._handover_s = 0.0  # between decoding and the request machine, and back
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self.begun = 0  # requests so far
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
@@ -76,6 +85,7 @@ class Inference:
             raise BadInput(f"{len(images)} images in one request; send between 1 and {MAX_BATCH}")
         deadline_at = started_at + (DEFAULT_DEADLINE_S if query.deadline_s is None else query.deadline_s)
         rows = [await self._rows(plan, name, data) for name, data in zip(query.inputs, images, strict=True)]
+        decoded_s = time.monotonic() - started_at
         if query.shares is not None and not all(0 < share < math.inf for share in query.shares):
             raise Refused("every board's share must be a positive number")
         submission = Submission(
@@ -92,9 +102,23 @@ class Inference:
             file=bytes(images[0]) if len(images) == 1 else None,
             allow_degraded=query.allow_degraded,
         )
+        decoded_s = time.monotonic() - started_at
         answer = await self._answer(submission)
-        latency_s = time.monotonic() - started_at
-        return self._reports(query, submission, answer, latency_s)
+        ended_at = time.monotonic()
+        latency_s = ended_at - started_at
+        self._meter.answer(
+            answer,
+            pictures=len(images),
+            allowed=query.allow_degraded,
+            decoded_s=decoded_s,
+            latency_s=latency_s,
+            now=ended_at,
+        )
+        predicted_s = None if answer.predicted_s is None else decoded_s + self._handover_s + answer.predicted_s
+        # Twice over a socket, and the words that the answer is put into: much the same for every request.
+        handover_s = max(0.0, latency_s - decoded_s - answer.latency_s)
+        self._handover_s += _NEWS * (handover_s - self._handover_s)
+        return self._reports(query, submission, answer, latency_s, predicted_s)
 
     def _codec(self, plan: ModelPlan, name: str | None) -> str:
         chosen = name or plan.default_codec
@@ -140,7 +164,12 @@ class Inference:
                 self._idle.set()
 
     def _reports(
-        self, query: InferQuery, submission: Submission, answer: Answer, latency_s: float
+        self,
+        query: InferQuery,
+        submission: Submission,
+        answer: Answer,
+        latency_s: float,
+        predicted_s: float | None,
     ) -> list[InferReport]:
         plan = self._catalog.plan(ModelId(submission.model))
         logits = unpack(answer.logits, submission.batch)
@@ -150,7 +179,7 @@ class Inference:
             )
             for b in answer.boards
         )
-        explain = ExplainReport(reason=_reason(query, answer, self._name), boards=self._costs(answer))
+        explain = ExplainReport(reason=answer.reason, boards=self._costs(answer))
         timing = _slowest(answer)
         reports = []
         for name, row in zip(query.inputs, logits, strict=True):
@@ -170,7 +199,7 @@ class Inference:
                     exchange=None if answer.single else answer.exchange.name.lower(),
                     boards=shares,
                     latency_ms=latency_s * 1e3,
-                    predicted_ms=None,
+                    predicted_ms=None if predicted_s is None else predicted_s * 1e3,
                     rounds=answer.rounds,
                     attempts=answer.attempts,
                     degraded=answer.degraded,
@@ -216,15 +245,3 @@ def _slowest(answer: Answer) -> TimingReport:
         wait_ms=timing.wait_us / 1e3,
         gather_ms=answer.gather_s * 1e3,
     )
-
-
-def _reason(query: InferQuery, answer: Answer, name: Callable[[PeerId], str]) -> str:
-    slow = f"; without {', '.join(map(name, answer.slow))}, too slow of late" if answer.slow else ""
-    if answer.single:
-        asked_alone = query.mode == "single" or query.boards == 1
-        return "asked for one board" if asked_alone else f"no other board could help{slow}"
-    asked = f"{query.boards} boards asked for" if query.boards else "every board that is alive and holds the model"
-    counts = [board.shard.tokens.stop - board.shard.tokens.start for board in answer.boards]
-    even = max(counts) - min(counts) <= 1
-    shares = "shares as asked" if query.shares else "even shares" if even else "shares by measured speed"
-    return f"{asked}{slow}, {shares}"

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import random
-import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from peer.cluster_lock import LOOPBACK, read_lock, write_lock
 from peer.cluster_token import cluster_tag
 from peer.compute_process import ComputeProcess
 from peer.compute_words import Holdings, Setup
-from peer.config import HostPort, PeerdConfig, Prepack
+from peer.config import PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
@@ -29,38 +28,51 @@ from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
 from peer.model_reports import model_report, nameless_report
+from peer.news import NewsLog
+from peer.observation import Observation
 from peer.partial_copy import target_of
+from peer.planning import plan_report
 from peer.protocol import ring
-from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, Sighted
+from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, ProfileMeasured, Sighted
 from peer.protocol.events import ViewChanged
 from peer.protocol.holders import holding
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
-from peer.protocol.partition import partition
+from peer.protocol.profile import alike
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
 from peer.reports import (
+    ActivityReport,
     FetchReport,
     InferQuery,
     InferReport,
     MemberReport,
     ModelReport,
+    PlanQuery,
+    PlanReport,
     RingReport,
     StatusReport,
+    TraceReport,
     VerifyReport,
 )
+from peer.request_meter import RequestMeter
 from peer.revocations import read_revoked, write_revoked
+from peer.ring_reports import member_report, ring_report
 from peer.supply import Supply
+from peer.trace_collector import TraceCollector
 from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
-from runtime.memory import GiveBack
+from runtime.memory import GiveBack, rss_bytes
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
 _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
+_SOUND_EVERY_S = 300.0  # between two looks at the link to one board
+_PLAN_PATIENCE_S, _PLAN_LOOK_S = 5.0, 0.1
+_SAME = 0.1  # a profile that differs by less is no news
 _T = TypeVar("_T")
 
 
@@ -80,6 +92,7 @@ class Node:
         self._started_at = time.monotonic()
         self._ready = False
         self._draining = False
+        self._news = NewsLog()
         self.changed = asyncio.Event()  # set when `progress` has something new to say
         self._threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
         host, port = config.listen.host, config.listen.port
@@ -142,7 +155,12 @@ class Node:
         self._on_view(self._control.view())
         try:
             administration = self._administration(stop)
-            async with control_server(self, self._config.socket, administration), asyncio.TaskGroup() as tasks:
+            async with (
+                control_server(self, self._config.socket, administration) as clients,
+                self._observation.serve(self._config.metrics),
+                asyncio.TaskGroup() as tasks,
+            ):
+                self._observation.refused_clients = clients.refused
                 running = [
                     tasks.create_task(self._control.receive(), name="control-receive"),
                     tasks.create_task(self._control.receive_at_door(), name="door-receive"),
@@ -184,7 +202,7 @@ class Node:
             view=self._control.view(),
             holdings=self._holdings(),
             settings=self._settings(),
-            limits=RequestLimits(coordinated=self._config.max_requests),
+            limits=RequestLimits(coordinated=self._config.max_requests, sound_every_s=_SOUND_EVERY_S),
         )
 
     def _build(self, loop: asyncio.AbstractEventLoop, crashed: asyncio.Future[None]) -> None:
@@ -217,8 +235,22 @@ class Node:
             setup=self._compute_setup,
             on_deliver=lambda effect: self._inference.delivered(effect),  # noqa: PLW0108
             on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
+            on_trace=lambda word: self._traces.heard(word),  # noqa: PLW0108
         )
-        self._inference = Inference(catalog=self._catalog, submit=self._compute.submit, view=self._control.view)
+        self._traces = TraceCollector(ask=self._compute.collect, view=self._control.view, model_name=self._model_name)
+        meter = self._meter = RequestMeter(self._me.peer, now)
+        self._inference = Inference(
+            catalog=self._catalog, submit=self._compute.submit, view=self._control.view, meter=meter
+        )
+        self._observation = Observation(
+            version=self._version,
+            control=self._control,
+            compute=self._compute,
+            meter=meter,
+            models=lambda: len(self._catalog),
+            not_ready=self._not_ready,
+            refused_handshakes=self._control_sockets.refused,
+        )
         self._build_supply(loop, crash)
 
     def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
@@ -260,6 +292,7 @@ class Node:
         return None if self._ready else "starting"
 
     def _on_view(self, view: View) -> None:
+        self._news.tell(view.members)
         self._compute.submit(ViewChanged(view=view))
         self._view_changed.set()
         self.changed.set()
@@ -307,9 +340,25 @@ class Node:
             give_back.look(worked=begun != before or bool(self._inference.busy), now=time.monotonic())
             if self._compute.speed is not None:
                 self._control.set_speed(self._compute.speed)
+            self._tell_profile()
             self._control_sockets.refused()
+            self._observation.sample(time.monotonic())
             if not self._zmq.healthy():
                 raise DataPlaneCrash("the authentication thread ended; nobody new could be admitted")
+
+    def _tell_profile(self) -> None:
+        """Let the others know what this board measured of itself, when that is news."""
+        account = self._compute.account
+        if account is None or not (account.profile.models or account.profile.rate):
+            return
+        told = self._control.view().members[self._me.peer].profile
+        if told is None or not alike(told, account.profile, _SAME):
+            self._control.handle(ProfileMeasured(profile=account.profile))
+
+    def _profiled(self, model: ModelId) -> bool:
+        """Whether this board has told how fast it is with a model."""
+        profile = self._control.view().members[self._me.peer].profile
+        return profile is not None and profile.times(model) is not None
 
     async def _take_notes(self) -> None:
         """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
@@ -364,7 +413,7 @@ class Node:
             uptime_s=time.monotonic() - self._started_at,
             epoch=ring.epoch(alive),
             boards_alive=len(alive),
-            rss_bytes=_rss_bytes(),
+            rss_bytes=rss_bytes(),
             threads=self._threads,
             default_model=None if default is None else self._catalog.plan(default).name,
             models=len(self._catalog),
@@ -373,37 +422,12 @@ class Node:
 
     async def members(self) -> Sequence[MemberReport]:
         now = time.monotonic()
-        return [
-            MemberReport(
-                id=member.peer,
-                name=member.name,
-                endpoint=str(HostPort(host=member.endpoint.host, port=member.endpoint.port)),
-                status=member.status.value,
-                reason=member.reason,
-                incarnation=member.incarnation,
-                models=tuple(sorted(self._model_name(model) for model in member.models)),
-                rtt_ms=None if member.rtt_s is None else member.rtt_s * 1e3,
-                speed=member.speed,
-                since_s=now - member.since_s,
-            )
-            for member in sorted(self._control.view().members.values(), key=lambda member: member.peer)
-        ]
+        members = sorted(self._control.view().members.values(), key=lambda member: member.peer)
+        return [member_report(member, model_name=self._model_name, now=now) for member in members]
 
     async def ring(self) -> RingReport:
         model = self._catalog.default
-        alive = self._control.view().alive(model)
-        order = ring.order(alive)
-        plan = None if model is None else self._catalog.plan(model)
-        total = 0 if plan is None else plan.geometry.tokens
-        ranges = partition(total, [1.0] * min(len(order), total)) if total else []
-        return RingReport(
-            epoch=ring.epoch(alive),
-            order=order,
-            self_=self._me.peer,
-            names={member.peer: member.name for member in alive},
-            model=None if plan is None else plan.name,
-            tokens={peer: (r.start, r.stop) for peer, r in zip(order, ranges, strict=False)},
-        )
+        return ring_report(self._control.view(), model, None if model is None else self._catalog.plan(model))
 
     async def models(self) -> Sequence[ModelReport]:
         elsewhere = await self._supply.elsewhere()
@@ -421,12 +445,35 @@ class Node:
         plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
         return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
 
+    async def trace(self, request: str | None) -> TraceReport:
+        return await self._traces.collect(None if request is None else RequestId(int(request, 16)))
+
+    async def activity(self) -> ActivityReport:
+        return await self._observation.activity()
+
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
+        with self._observation.failures_counted():
+            return await self._infer(query, images)
+
+    async def _infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         if self._draining:
             raise Leaving("this board is leaving the ring; ask another one")
         if self._catalog.default is None:
             raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
         return await self._inference.infer(query, images)
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        facts = self._catalog.facts()[self._catalog.named(query.model)]
+        until = time.monotonic() + _PLAN_PATIENCE_S
+        if not self._profiled(facts.model):
+            self._compute.measure(facts.model)
+        # A board that has just started measures itself first, and a model that nobody has used yet.
+        while not self._profiled(facts.model) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_PLAN_LOOK_S)
+        account = self._compute.account
+        links, lessons = (account.links, account.lessons) if account else ({}, {})
+        view, now = self._control.view(), time.monotonic()
+        return plan_report(query, facts, view, links=links, lessons=lessons, now=now)
 
     async def fetch(self, model: str) -> FetchReport:
         return await self._supply.fetch(model)
@@ -448,11 +495,3 @@ async def _forward(crashed: asyncio.Future[None]) -> None:
         raise
     except BaseException as problem:
         raise DataPlaneCrash(f"a plane ended: {type(problem).__name__}: {problem}") from problem
-
-
-def _rss_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -216,6 +216,70 @@ class InferQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuery:
+    """What a plan is asked for; None means the default model, its default codec, the usual exchange."""
+
+    model: str | None = None
+    codec: str | None = None
+    exchange: str | None = None
+    batch: int = 1
+    # Size of the compressed picture where one is meant; None: rows of pixels are sent.
+    input_bytes: int | None = None
+    # Requests at once, this one included.
+    requests: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanBoardReport:
+    """A board as the planner sees it."""
+
+    id: str
+    name: str
+    # False: it has not told its times, and this board's are taken instead.
+    measured: bool
+    # The undivided model on it alone, its input and answer included where it is not the asked one.
+    alone_ms: float | None
+    # How many times longer than its quiet measurement it takes at present.
+    slower: float | None
+    link_mbit: float | None
+    rtt_ms: float | None
+    # Why it is not counted on; empty where it is.
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRowReport:
+    """One way to run a request."""
+
+    boards: int
+    # "single": undivided on one board; "sequence": the tokens are split
+    mode: str
+    names: tuple[str, ...]
+    tokens: tuple[int, ...]
+    # None for one board alone
+    codec: str | None
+    exchange: str | None
+    predicted_ms: float
+    # Such requests per second that the boards of this way can do, when many are asked for at once.
+    per_s: float
+    # False: the codec or a board was not measured yet, something similar stands in for it.
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """Every way worth trying, and the one that would be taken."""
+
+    model: str
+    model_id: str
+    default_codec: str
+    choice: PlanRowReport
+    reason: str
+    settings: tuple[PlanRowReport, ...]
+    boards: tuple[PlanBoardReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
     """One of the likeliest labels."""
 
@@ -282,6 +346,7 @@ class InferReport:
     exchange: str | None
     boards: tuple[ShareReport, ...]
     latency_ms: float
+    # What it was to take; None where nothing had been measured yet.
     predicted_ms: float | None
     rounds: int
     attempts: int
@@ -294,3 +359,98 @@ class InferReport:
     timing: TimingReport
     explain: ExplainReport | None = None
     logits: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardActivityReport:
+    """One board as the asked one saw it of late."""
+
+    id: str
+    name: str
+    status: str
+    # None for the asked board itself, and until a ping was answered.
+    rtt_ms: float | None
+    speed: float | None
+    # Of the tokens of the answers of the last minute, 0 to 1.
+    share: float
+    # Mean per answer; None when it took part in none.
+    compute_ms: float | None
+    wait_ms: float | None
+    # Between the asked board and this one, over the last ten seconds.
+    sent_bytes_per_s: float
+    received_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityReport:
+    """What a board did of late: requests that were asked of it, and shards it computed for others."""
+
+    id: str
+    name: str
+    not_ready: str | None
+    # How far back percentiles, shares and means reach.
+    window_s: float
+    # Since the daemon started; shards since its compute process did.
+    answered: int
+    degraded: int
+    failed: int
+    shards: int
+    # Over the last ten seconds.
+    answers_per_s: float
+    # None when nothing was answered in the window.
+    p50_ms: float | None
+    p95_ms: float | None
+    running: int
+    waiting: int
+    # Of the asked board; None and nothing where it tells nothing.
+    hottest_c: float | None
+    throttled: tuple[str, ...]
+    boards: tuple[BoardActivityReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanReport:
+    """One thing that a board did for a request; times from the trace's first moment, by the asked board's clock."""
+
+    # queued, prepare, encode, sent, query, came, decode, attend, whole or head
+    kind: str
+    attempt: int
+    block: int
+    # Id of the board whose shard it is about; None for an undivided model.
+    origin: str | None
+    start_ms: float
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedBoardReport:
+    """One board's part of a traced request."""
+
+    id: str
+    name: str
+    # In the last attempt; None when it was not part of that.
+    tokens: tuple[int, int] | None
+    # It did not answer, or not in time: nothing is known of what it did.
+    missing: bool
+    # Its times may be wrong by so much against the asked board's; 0 for that one.
+    clock_error_ms: float
+    # Of the question for its spans; None for the asked board and for one that is missing.
+    rtt_ms: float | None
+    spans: tuple[SpanReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceReport:
+    """One request on all its boards; the board that collected it comes first."""
+
+    request: str
+    model: str
+    mode: str
+    codec: str | None
+    exchange: str | None
+    # The last attempt's number, and how many there were; 0: the undivided model.
+    attempt: int
+    attempts: int
+    # Id of the board that was asked.
+    asked: str
+    boards: tuple[TracedBoardReport, ...]

@@ -7,10 +7,20 @@ a throttled, starved or hot board takes longer than it once did.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 _MEMORY = 0.6  # of how many times longer it took, per request
 _HALF_LIFE_S = 15.0  # a board that is left out because it was slow gets another chance
 _FASTEST = 0.5  # what a request may take against the yardstick, at least: measured while the machine was busy
+
+
+class Stick(Protocol):
+    """What a board takes when nothing disturbs it; `tokens` is the share that a speed is quoted for."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def block_s(self, tokens: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +47,9 @@ class Speedometer:
     def __init__(self) -> None:
         self._longer = 1.0
         self._seen_at = 0.0
-        self._stick: Yardstick | None = None
+        self._stick: Stick | None = None
 
-    def measured(self, stick: Yardstick) -> None:
+    def measured(self, stick: Stick) -> None:
         """A quiet measurement."""
         self._stick = stick
 
@@ -47,8 +57,11 @@ class Speedometer:
         """A request took `block_s` seconds of this board's time per block, with `tokens` tokens."""
         if self._stick is None:
             return
-        longer = max(_FASTEST, block_s / self._stick.block_s(tokens))
-        self._longer = _MEMORY * self.longer(now) + (1 - _MEMORY) * longer
+        self.took(block_s / self._stick.block_s(tokens), now)
+
+    def took(self, times: float, now: float) -> None:
+        """A request took so many `times` what the yardstick says."""
+        self._longer = _MEMORY * self.longer(now) + (1 - _MEMORY) * max(_FASTEST, times)
         self._seen_at = now
 
     def longer(self, now: float) -> float:

@@ -7,19 +7,28 @@ from typing import Protocol
 
 import numpy as np
 
-from peer.protocol.effects import Attend, Begin, Forget, Query, RunHead, RunWhole
-from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, Event, LogitsReady, QueryDone, ShardDone
-from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelId, Timing
-from peer.speedometer import Speedometer, yardstick
+from peer.profiler import Profiler
+from peer.protocol.effects import Attend, Begin, Forget, Query, RunErrand, RunHead, RunWhole
+from peer.protocol.events import (
+    AnswerFailed,
+    CodesReady,
+    ComputeFailed,
+    ErrandDone,
+    Event,
+    LogitsReady,
+    QueryDone,
+    ShardDone,
+)
+from peer.protocol.span import SpanKind
+from peer.protocol.spans import SpanLog
+from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelFacts, ModelId, Timing
+from peer.speedometer import Speedometer
 from peer.starvation import Starvation
 from runtime.arrays import U8
 from runtime.errors import CodecError, RuntimeFailure
 from runtime.images import decode_rows
 from runtime.model import Model
 from runtime.shard import Shard
-
-_MEASURE_EVERY_S = 60.0  # while nothing is under way
-_MEASURE_TIMES = 3  # the shortest counts: what else the machine does only adds time
 
 
 class Compute(Protocol):
@@ -29,9 +38,10 @@ class Compute(Protocol):
     def query(self, effect: Query) -> Event | None: ...
     def attend(self, effect: Attend) -> Event | None: ...
     def whole(self, effect: RunWhole) -> Event: ...
+    def errand(self, effect: RunErrand) -> Event: ...
     def head(self, effect: RunHead) -> Event: ...
     def forget(self, effect: Forget) -> None: ...
-    def idle(self, now: float) -> None: ...
+    def idle(self, now: float) -> float: ...
 
 
 @dataclass(slots=True)
@@ -40,6 +50,7 @@ class _Work:
 
     shard: Shard
     model: Model
+    name: ModelId
     codec: str
     origins: tuple[int, ...] = ()
     alone: bool = False
@@ -58,51 +69,31 @@ class Worker:
         self,
         models: Mapping[ModelId, Model],
         usual: Callable[[], ModelId | None] = lambda: None,
+        facts: Callable[[ModelId], ModelFacts | None] = lambda model: None,
         starved_s: Callable[[], float] | None = None,
+        spans: SpanLog | None = None,
     ) -> None:
         """`usual` names the model whose speed is this board's, None while there is none.
 
-        `starved_s` tells how long this thread has been kept from running so far, seconds.
+        `starved_s` tells how long this thread has been kept from running so far, seconds. `spans` gets every step.
         """
+        self._spans = SpanLog() if spans is None else spans
         self.speedometer = Speedometer()
+        self.profiler = Profiler(models, facts, usual, self.speedometer)
         self._models = models  # a lookup may load; a copy would load them all
         self._usual = usual
         self._starved_s = starved_s or Starvation().waited_s
-        self._measure_at = 0.0
         self._work: dict[AttemptKey, _Work] = {}
 
-    def idle(self, now: float) -> None:
-        """Nothing is under way: measure this board once in a while. Takes six times a block of half the tokens."""
-        usual = self._usual()
-        if now < self._measure_at or usual is None:
-            return
-        self._measure_at = now + _MEASURE_EVERY_S
-        try:
-            model = self._models[usual]
-            tokens = model.plan.geometry.tokens
-            few, many = 1, max(2, tokens // 2)
-            times = {count: self._block_s(model, min(count, tokens)) for count in (few, many)}
-        except RuntimeFailure:
-            return  # requests will tell what is wrong with it
-        self.speedometer.measured(yardstick(few=few, few_s=times[few], many=many, many_s=times[many]))
-
-    def _block_s(self, model: Model, tokens: int) -> float:
-        """Shortest time of one block with `tokens` tokens and nobody else's, encoding included."""
-        shard = Shard(model, model.codec(model.plan.default_codec))
-        rows = np.zeros((1, tokens, model.plan.geometry.row_bytes), dtype=np.uint8)
-        times = []
-        for _ in range(_MEASURE_TIMES):
-            shard.embed(rows, 0)
-            started = time.perf_counter()
-            shard.encode()
-            shard.attend([])
-            times.append(time.perf_counter() - started)
-        return min(times)
+    def idle(self, now: float) -> float:
+        """Nothing is under way: measure a step of this board's profile where one is due. Seconds until the next one."""
+        return self.profiler.idle(now)
 
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
         assign = effect.assign
-        started = time.perf_counter()
+        started = time.monotonic()
+        self._spans.begin(effect.key, assign, effect.me, started)
         mine = assign.shards[effect.me].tokens
         try:
             model = self._models[assign.model]
@@ -110,12 +101,13 @@ class Worker:
             work = _Work(
                 shard=Shard(model, model.codec(assign.codec)),
                 model=model,
+                name=assign.model,
                 codec=assign.codec,
                 alone=len(assign.shards) == 1,
                 tokens=mine.count * assign.batch,
             )
             work.shard.embed(rows, mine.start)
-            work.prepare_s = time.perf_counter() - started
+            work.prepare_s = self._done(effect.key, SpanKind.PREPARE, 0, started)
             self._work[effect.key] = work
             return self._encode(effect.key, work)
         except RuntimeFailure as problem:
@@ -127,12 +119,12 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             work.shard.query()
         except RuntimeFailure as problem:
             return _failed(effect.key, problem)
-        work.compute_s += time.perf_counter() - started
+        work.compute_s += self._done(effect.key, SpanKind.QUERY, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return QueryDone(key=effect.key)
 
@@ -142,11 +134,13 @@ class Worker:
         if work is None:
             return None
         work.starved_s += self._starved_s() - work.starved_mark_s
-        started = time.perf_counter()
-        block = work.shard.block
+        started = time.monotonic()
+        block, decoded_s = work.shard.block, work.shard.decode_s
         try:
             work.shard.attend([(payload.tokens, payload.body) for payload in effect.payloads])
-            work.compute_s += time.perf_counter() - started
+            decoded_s = work.shard.decode_s - decoded_s
+            self._spans.own(effect.key, SpanKind.DECODE, block, started, started + decoded_s)
+            work.compute_s += self._done(effect.key, SpanKind.ATTEND, block, started)
             if not work.shard.done:
                 return self._encode(effect.key, work)
         except CodecError as problem:
@@ -156,7 +150,9 @@ class Worker:
         decode_s = work.shard.decode_s
         spent_s = work.compute_s - decode_s + work.encode_s + work.starved_s
         blocks = work.model.plan.geometry.blocks
-        self.speedometer.worked(tokens=work.tokens, block_s=spent_s / blocks, now=time.monotonic())
+        self.profiler.used(work.name)
+        if work.name == self._usual():
+            self.speedometer.worked(tokens=work.tokens, block_s=spent_s / blocks, now=time.monotonic())
         timing = Timing(
             prepare_us=round(work.prepare_s * 1e6),
             compute_us=round((work.compute_s - decode_s) * 1e6),
@@ -167,18 +163,47 @@ class Worker:
 
     def whole(self, effect: RunWhole) -> Event:
         """The undivided model on this board."""
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             rows = _shaped(effect.rows, effect.batch, model.plan.geometry.row_bytes)
             logits = model.whole(rows)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
-        timing = Timing(compute_us=round((time.perf_counter() - started) * 1e6))
+        ended = time.monotonic()
+        self._whole_took(effect.model, effect.batch, ended - started)
+        self._spans.whole(AttemptKey(effect.request, 0), effect.model, effect.batch, started, ended)
+        timing = Timing(compute_us=round((ended - started) * 1e6))
         return LogitsReady(request=effect.request, timing=timing, body=logits.tobytes())
+
+    def errand(self, effect: RunErrand) -> Event:
+        """The undivided model for another board, whose input may have come as a file."""
+        errand, started = effect.errand, time.monotonic()
+        try:
+            model = self._models[errand.model]
+            if errand.input_kind is InputKind.FILE:
+                rows = decode_rows(errand.body, model.plan.image, model.plan.geometry)[None]
+            else:
+                rows = _shaped(errand.body, errand.batch, model.plan.geometry.row_bytes)
+            prepared_s = time.monotonic() - started
+            logits = model.whole(rows)
+        except RuntimeFailure as problem:
+            return _failed(effect.key, problem)
+        ended = time.monotonic()
+        spent_s = ended - started - prepared_s
+        self._whole_took(errand.model, errand.batch, spent_s)
+        self._spans.whole(effect.key, errand.model, errand.batch, started, ended)
+        timing = Timing(prepare_us=round(prepared_s * 1e6), compute_us=round(spent_s * 1e6))
+        return ErrandDone(key=effect.key, timing=timing, body=logits.tobytes())
+
+    def _whole_took(self, model: ModelId, batch: int, seconds: float) -> None:
+        self.profiler.used(model)
+        if batch == 1:
+            self.profiler.whole_took(model, seconds, time.monotonic())
 
     def head(self, effect: RunHead) -> Event:
         """Mean of the boards' class tokens, then the classifier."""
+        started = time.monotonic()
         try:
             model = self._models[effect.model]
             features = np.stack([np.frombuffer(body, dtype=np.float32) for body in effect.features])  # f32 [N, B*D]
@@ -188,6 +213,7 @@ class Worker:
             logits = model.head(cls)
         except RuntimeFailure as problem:
             return AnswerFailed(request=effect.request, detail=str(problem))
+        self._spans.head(effect.request, started, time.monotonic())
         return LogitsReady(request=effect.request, timing=Timing(), body=logits.tobytes())
 
     def forget(self, effect: Forget) -> None:
@@ -201,11 +227,17 @@ class Worker:
         return _shaped(assign.body, assign.batch, plan.geometry.row_bytes)
 
     def _encode(self, key: AttemptKey, work: _Work) -> Event:
-        started = time.perf_counter()
+        started = time.monotonic()
         body = b"" if work.alone else bytes(work.shard.encode())
-        work.encode_s += time.perf_counter() - started
+        work.encode_s += self._done(key, SpanKind.ENCODE, work.shard.block, started)
         work.starved_mark_s = self._starved_s()
         return CodesReady(key=key, block=work.shard.block, body=body)
+
+    def _done(self, key: AttemptKey, kind: SpanKind, block: int, started: float) -> float:
+        """Note down a step that ends now; how long it took, seconds."""
+        ended = time.monotonic()
+        self._spans.own(key, kind, block, started, ended)
+        return ended - started
 
     def _culprits(self, work: _Work, block: int, effect: Attend) -> tuple[int, ...]:
         """Whose payload the codec refuses; asked only after a refusal, so that good payloads are checked once."""

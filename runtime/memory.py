@@ -1,6 +1,7 @@
 """How much memory this process may still take, as far as Linux says so, and giving back what it needs no longer."""
 
 import ctypes
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def rss_bytes() -> int:
+    """What this process has in memory now; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def free_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:

@@ -98,6 +98,11 @@ class Model:
             self._codecs[name], self._own_attend[name] = codec, own
         return self._codecs[name]
 
+    @property
+    def loaded_codecs(self) -> frozenset[str]:
+        """Codecs that were asked for so far."""
+        return frozenset(self._codecs)
+
     def whole(self, rows: U8) -> F32:
         """All tokens of pictures, u8 [B, tokens, row_bytes], through the undivided network -> logits f32 [B, C]."""
         geometry = self.plan.geometry

@@ -133,9 +133,10 @@ unpack() {
     trap 'rm -rf "$fresh"' EXIT
     # The release brings pip along and leaves it out of what it installs: Debian's python3 alone has none.
     env -i PATH="$PATH" "$interpreter" -m venv --without-pip "$fresh"
-    env -i PATH="$PATH" HOME=/nonexistent "$fresh/bin/python" "$(echo "$here"/pip-*.whl)/pip" --isolated install \
+    env -i PATH="$PATH" HOME="$fresh/.home" "$fresh/bin/python" "$(echo "$here"/pip-*.whl)/pip" --isolated install \
         --quiet --no-cache-dir --disable-pip-version-check --no-index --find-links "$here/wheels" --require-hashes \
         --only-binary :all: --no-compile -r "$here/requirements.txt"
+    rm -rf "$fresh/.home"
     # What was built in one place runs in another.
     for script in "$fresh"/bin/*; do
         [ -L "$script" ] || sed -i "s|$fresh|/opt/tokenring/$version|g" "$script"

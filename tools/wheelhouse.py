@@ -6,6 +6,7 @@
 Writes OUT/tokenring-VERSION-ARCH.tar.gz: a folder with install.sh, the wheels of everything that setup.cfg asks for,
 each checked against the hash in tools/wheelhouse.lock, this project's own wheel, pip to install them with, the models,
 and SHA256SUMS of it all. The same tree gives the same archive. `--python` is that of the boards (Debian 12: 3.11).
+An archive for a machine like this one is tried out: installed into a folder of its own.
 """
 
 import argparse
@@ -174,6 +175,20 @@ def pack(release: Path, archive: Path) -> None:
     fresh.replace(archive)
 
 
+def try_out(archive: Path) -> None:
+    """Install the archive into an empty root folder, without an index and without anything of this environment."""
+    with tempfile.TemporaryDirectory(prefix="tokenring-") as scratch:
+        with tarfile.open(archive) as packed:
+            packed.extractall(scratch, filter="tar")
+        (release,) = Path(scratch).iterdir()
+        root = Path(scratch) / "root"
+        interpreter = Path(sys.executable).resolve().parent
+        bare = ["env", "-i", f"PATH={interpreter}:/usr/sbin:/usr/bin:/sbin:/bin"]
+        subprocess.run([*bare, release / "install.sh", "--root", root], check=True)
+        python = root / "opt/tokenring/current/bin/python"
+        subprocess.run([*bare, python, "-I", "-m", "peer.cli", "--version"], check=True, cwd=scratch)
+
+
 def _pip(*arguments: object) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # the first day that a zip archive can express
@@ -218,6 +233,8 @@ def main() -> None:
         assemble(Board(arch=options.arch, python=options.python), options.release_version, release)
         archive = options.out / f"{name}{suffix}.tar.gz"
         pack(release, archive)
+    if options.arch == os.uname().machine and options.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        try_out(archive)
     print(f"{archive}  {archive.stat().st_size / 1e6:.0f} MB  sha256 {_digest(archive)}")
 
 

@@ -1,26 +1,31 @@
 """What the boards of one attempt are told: who holds which tokens, and each board's part of the input. No state."""
 
 from peer.protocol.events import Submission
-from peer.protocol.messages import Assign
-from peer.protocol.types import MAX_BODY_BYTES, Epoch, InputKind, ModelFacts, PeerId, Shard
+from peer.protocol.messages import Assign, Errand
+from peer.protocol.types import MAX_BODY_BYTES, Epoch, InputKind, ModelFacts, PeerId, Shard, TokenRange
 
 _LIMIT_MS = (1 << 32) - 1  # what a field of the message holds: 49 days
 
 
-def too_large(submission: Submission, facts: ModelFacts, shards: tuple[Shard, ...]) -> str | None:
-    """Why these shards cannot travel: a message over the limit would be refused by every board that gets it."""
-    if len(shards) == 1:
+def too_large(
+    submission: Submission, facts: ModelFacts, shards: tuple[Shard, ...], *, entrusted: bool = False
+) -> str | None:
+    """Why these shards cannot travel: a message over the limit would be refused by every board that gets it.
+
+    `entrusted`: the one shard is another board's, and its answer comes back.
+    """
+    if len(shards) == 1 and not entrusted:
         return None
     tokens = max(shard.tokens.count for shard in shards)
-    codec = facts.codecs[submission.codec]
-    for what, size in (
-        (
-            "codes",
-            max(codec.payload_bytes(block=b, tokens=tokens, batch=submission.batch) for b in range(facts.blocks)),
-        ),
-        ("patch rows", tokens * facts.row_bytes * submission.batch),
-        ("class tokens", 4 * submission.batch * facts.width),
-    ):
+    sizes = {"patch rows": tokens * facts.row_bytes * submission.batch}
+    if entrusted:
+        sizes["answers"] = 4 * submission.batch * facts.labels
+    else:
+        codec = facts.codecs[submission.codec]
+        rounds = (codec.payload_bytes(block=b, tokens=tokens, batch=submission.batch) for b in range(facts.blocks))
+        sizes["codes"] = max(rounds)
+        sizes["class tokens"] = 4 * submission.batch * facts.width
+    for what, size in sizes.items():
         if size > MAX_BODY_BYTES:
             return f"one board's {what} would be {size} bytes, over the limit of {MAX_BODY_BYTES}; send fewer images"
     return None
@@ -66,6 +71,25 @@ def assignments(
             )
         )
     return messages
+
+
+def errand(
+    submission: Submission, facts: ModelFacts, *, asker: PeerId, attempt: int, epoch: Epoch, now: float
+) -> Errand:
+    """The message that hands the whole request to another board."""
+    everything = Shard(peer=asker, tokens=TokenRange(start=0, stop=facts.tokens))
+    kind, body = _input(submission, facts, everything, own=False)
+    return Errand(
+        request=submission.request,
+        attempt=attempt,
+        epoch=epoch,
+        asker=asker,
+        model=submission.model,
+        batch=submission.batch,
+        deadline_ms=_milliseconds(submission.deadline_at - now),
+        input_kind=kind,
+        body=body,
+    )
 
 
 def _milliseconds(seconds: float) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from peer.protocol.messages import ControlMessage
+from peer.protocol.profile import BoardProfile
 from peer.protocol.types import Address, Lock, Member, ModelId, PeerId, View
 
 
@@ -65,6 +66,13 @@ class ModelsHeld:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileMeasured:
+    """This board measured itself anew: the others are to know."""
+
+    profile: BoardProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendControl:
     """To a member's control socket."""
 
@@ -116,6 +124,14 @@ class Publish:
 
 
 ControlEvent = (
-    ControlReceived | Sighted | LinkBroke | TimerDue | LeaveRequested | RemovalRequested | TokenChanged | ModelsHeld
+    ControlReceived
+    | Sighted
+    | LinkBroke
+    | TimerDue
+    | LeaveRequested
+    | RemovalRequested
+    | TokenChanged
+    | ModelsHeld
+    | ProfileMeasured
 )
 ControlEffect = SendControl | Knock | Redial | Admit | AdoptToken | KeepRevoked | Publish

@@ -12,12 +12,14 @@ from peer.protocol.messages import (
     Ping,
     PingRequest,
     Pong,
+    Profile,
     Removed,
     Rumour,
     Stranger,
     TokenRotated,
     Vouch,
 )
+from peer.protocol.profile_wire import MAX_PROFILE_BYTES, pack_profile, unpack_profile
 from peer.protocol.readers import MAX_MODELS, Kind, read_incarnation, read_peer, single
 from peer.protocol.types import (
     HIGHEST_PORT,
@@ -35,7 +37,7 @@ _U32 = (1 << 32) - 1
 _RUMOURS = (Status.ALIVE, Status.SUSPECT, Status.DEAD)
 _PORT = struct.Struct(">HB")
 TOKEN_BYTES = 32
-_Known = Goodbye | Peers | Ping | PingRequest | Pong | Removed | Rumour | TokenRotated | Vouch
+_Known = Goodbye | Peers | Ping | PingRequest | Pong | Profile | Removed | Rumour | TokenRotated | Vouch
 
 
 def control_fields(message: Hello | Stranger | _Known) -> list[Field]:
@@ -66,6 +68,8 @@ def control_fields(message: Hello | Stranger | _Known) -> list[Field]:
             return [*_from(Kind.TOKEN_ROTATED, message), message.generation, message.token]
         case Removed():
             return [*_from(Kind.REMOVED, message), bytes.fromhex(message.about), message.revoked]
+        case Profile():
+            return [*_from(Kind.PROFILE, message), pack_profile(message.profile)]
         case Stranger():
             raise TypeError("a Stranger is only ever received")
 
@@ -185,6 +189,13 @@ def _removed(fields: Fields, second: bytes | None) -> Message:
     return Removed(sender=sender, incarnation=incarnation, about=about, revoked=fields.flag("revoked"))
 
 
+def _profile(fields: Fields, second: bytes | None) -> Message:
+    single(second)
+    sender, incarnation = read_peer(fields), read_incarnation(fields)
+    profile = unpack_profile(fields.blob("profile", high=MAX_PROFILE_BYTES))
+    return Profile(sender=sender, incarnation=incarnation, profile=profile)
+
+
 READ_CONTROL = {
     Kind.HELLO: _hello,
     Kind.PING: _ping,
@@ -196,4 +207,5 @@ READ_CONTROL = {
     Kind.PEERS: _peers,
     Kind.TOKEN_ROTATED: _token_rotated,
     Kind.REMOVED: _removed,
+    Kind.PROFILE: _profile,
 }

@@ -1,8 +1,11 @@
 """The asked board's side of one request: plan an attempt, hand out shards, gather class tokens, answer exactly once.
 
 phase      event                                  -> phase     effects
-(new)      begin, one board or mode single           ANSWERING RunWhole
+(new)      begin, this board alone                   ANSWERING RunWhole
+(new)      begin, another board alone                RUNNING   Send Errand to it
 (new)      begin, several boards                     RUNNING   Send Assign to every board of the attempt
+RUNNING    Feature of an errand                      DONE      Deliver(Answer)
+RUNNING    an errand's board is lost, or too slow    as begin  Send Cancel, and what a new begin without it gives
 RUNNING    Feature (last one missing)                ANSWERING RunHead
 RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to the old attempt, Assign to the survivors
 RUNNING    class tokens of others stay out           RUNNING   the same
@@ -20,22 +23,26 @@ others     the same events                           same      dropped
 """
 
 import math
+import struct
+from dataclasses import replace
 from enum import Enum
 
-from peer.errors import Cancelled, DeadlineExceeded, NotEnoughBoards, Refused, RemoteStageError, RequestError
+from peer.errors import Cancelled, DeadlineExceeded, Refused, RemoteStageError, RequestError
 from peer.protocol import ring
-from peer.protocol.assignment import assignments, too_large
+from peer.protocol.assignment import assignments, errand, too_large
+from peer.protocol.course import Course, course, planned, wish_of
 from peer.protocol.effects import Answer, BoardReport, Deliver, Effect, RunHead, RunWhole, Send
-from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
+from peer.protocol.events import AnswerFailed, LogitsReady, Submission
 from peer.protocol.messages import Cancel, Failed, Feature
+from peer.protocol.outlook import Bustle, Outlook, Situation, case
 from peer.protocol.partition import partition
-from peer.protocol.patience import LONGEST_ROUND_S, Patience
-from peer.protocol.shares import weights, worthwhile
+from peer.protocol.patience import FIRST_ROUND_S, LONGEST_ROUND_S, Patience
+from peer.protocol.planner import Way
+from peer.protocol.shares import weights
 from peer.protocol.types import (
     Epoch,
     Exchange,
     FailureReason,
-    Member,
     ModelFacts,
     PeerId,
     Shard,
@@ -49,6 +56,7 @@ MAX_ATTEMPTS = 3  # with others; what they do not bring to an end the asked boar
 _ROUND_OF_REST = 0.25  # of the time left: no round waits longer, so that other attempts fit behind it
 _RESCUE_OF_ALL = 0.2  # of the time for the request, or this many times what it takes alone, are kept for that
 _RESCUE_OF_ALONE = 3.0
+_ERRAND_LATE = 4.0  # times what an errand was to take: its board is stuck, or has far more to do than we know
 MAX_STAGE_FAILURES = 2  # an input that breaks two boards' compute is refused, not carried to a third
 
 
@@ -61,12 +69,19 @@ class Phase(Enum):
 class Coordinator:
     """State of one request on the board that was asked."""
 
-    def __init__(self, *, submission: Submission, facts: ModelFacts, patience: Patience, now: float) -> None:
+    def __init__(
+        self, *, submission: Submission, facts: ModelFacts, patience: Patience, outlook: Outlook, now: float
+    ) -> None:
         self.submission = submission
         self.phase = Phase.RUNNING
         self._facts = facts
         self._started_at = now
+        self._queue_s = 0.0  # behind other requests
         self._patience = patience
+        self._outlook = outlook
+        self._course: Course | None = None
+        self._undisturbed = True  # by other requests: what it takes is worth remembering
+        self._predicted_s: float | None = None
         self._attempt_at = now
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
@@ -80,9 +95,22 @@ class Coordinator:
         self._lost: list[PeerId] = []
         self._stage_failures = 0
         self._input_bytes = 0
-        self._slow: tuple[PeerId, ...] = ()  # left out: slow, or silent in a request just before
-        self._single = False
+        self._whole_on: PeerId | None = None  # the board that runs the undivided model
         self._self_id = PeerId("")
+
+    @property
+    def whole_on(self) -> PeerId | None:
+        """The board that has the whole request, None where it is shared."""
+        return self._whole_on
+
+    @property
+    def entrusted(self) -> bool:
+        """Whether another board has the whole request: this one has nothing to do for it."""
+        return self._whole_on is not None and self._whole_on != self._self_id
+
+    def disturbed(self) -> None:
+        """Another request is under way beside this one."""
+        self._undisturbed = False
 
     def deadline(self) -> float:
         """Local monotonic time at which this request wants a `timer`."""
@@ -90,42 +118,33 @@ class Coordinator:
             return min(self.submission.deadline_at, self._gather_by, self._rescue_at)
         return self.submission.deadline_at
 
-    def begin(self, view: View, now: float) -> list[Effect]:
+    def begin(self, view: View, bustle: Bustle, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
+        self._queue_s = now - self._started_at
         self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
-        wanted = self.submission
-        if now >= wanted.deadline_at:
+        if now >= self.submission.deadline_at:
             return self._out_of_time(now)  # it waited its turn, or was late when it came
-        alive = view.alive(wanted.model)
-        if wanted.boards is not None and wanted.boards > len(alive):
-            names = ", ".join(member.name for member in alive)
-            return self._end(
-                NotEnoughBoards(
-                    f"{wanted.boards} boards were asked for and {len(alive)} can serve {self._facts.name} ({names}); "
-                    "ask for fewer, or see who is missing with: peerctl members"
-                )
-            )
-        if wanted.boards is not None and wanted.boards < 1:
-            return self._end(Refused(f"{wanted.boards} boards cannot run a model; ask for 1 or more"))
-        if wanted.codec not in self._facts.codecs:
-            return self._end(Refused(f"model {self._facts.name} has no codec {wanted.codec}"))
-        if wanted.boards is None and wanted.shares is None:
-            alive = self._worthwhile(alive, self._patience.absent(now))
-        boards = min(wanted.boards or len(alive), self._facts.tokens)
-        if wanted.shares is not None and len(wanted.shares) != boards:
-            return self._end(Refused(f"{len(wanted.shares)} shares were given for {boards} boards; give one per board"))
-        if wanted.mode is Mode.SINGLE or (boards == 1 and wanted.mode is Mode.AUTO):
-            return self._alone()
-        return self._assign(view, ring.chosen(alive, view.self_id, boards), wanted.shares, now)
+        self._undisturbed = bustle.requests == 1
+        chosen = course(self.submission, self._situation(view, bustle, now), self._outlook)
+        if isinstance(chosen, RequestError):
+            return self._end(chosen)
+        if chosen.predicted_s is not None:
+            self._predicted_s = now - self._started_at + chosen.predicted_s
+        return self._follow(chosen, view, now)
 
-    def _worthwhile(self, alive: tuple[Member, ...], absent: frozenset[PeerId]) -> tuple[Member, ...]:
-        """Boards that make the request faster by taking part. The asked board always does: it has the input."""
-        fast = worthwhile([member.speed for member in alive])
-        keep = ((f and m.peer not in absent) or m.peer == self._self_id for m, f in zip(alive, fast, strict=True))
-        kept = tuple(member for member, kept in zip(alive, keep, strict=True) if kept)
-        self._slow = tuple(member.peer for member in alive if member not in kept)
-        return kept
+    def _situation(self, view: View, bustle: Bustle, now: float) -> Situation:
+        return Situation(view=view, facts=self._facts, wish=wish_of(self.submission), bustle=bustle, now=now)
+
+    def _follow(self, chosen: Course, view: View, now: float) -> list[Effect]:
+        self._course = chosen
+        match chosen.way:
+            case Way.SINGLE:
+                return self._alone(now)
+            case Way.ELSEWHERE:
+                return self._entrust(chosen, view, now)
+            case _:
+                return self._assign(view, chosen.boards, tuple(map(float, chosen.counts)), now)
 
     def is_from(self, message: Feature | Failed, sender: PeerId) -> bool:
         """Whether `sender` is the board that the message speaks for; of an older attempt nobody needs to know."""
@@ -139,17 +158,30 @@ class Coordinator:
             return []
         if message.origin >= len(self._shards) or message.origin in self._features:
             return []
-        batch, width = self.submission.batch, self._facts.width
         sender = self._shards[message.origin].peer
-        if len(message.body) != 4 * batch * width:
-            detail = f"a class token of {len(message.body)} bytes where {4 * batch * width} are due"
-            return self._leave_out({sender}, sender, detail, view, now)
+        due_bytes = 4 * self.submission.batch * (self._facts.labels if self.entrusted else self._facts.width)
+        if len(message.body) != due_bytes:
+            what = "an answer" if self.entrusted else "a class token"
+            return self._leave_out(
+                {sender}, sender, f"{what} of {len(message.body)} bytes where {due_bytes} are due", view, now
+            )
+        if self.entrusted:
+            return self._errand_done(message, view, now)
         self._features[message.origin] = message
         self._without |= {i for i in message.lost if i < len(self._shards)}
         if sender == self._self_id:
             # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
             self._gather_from, self._gather_by = now, now + self._round_s(now)
         return self._gathered()
+
+    def _errand_done(self, message: Feature, view: View, now: float) -> list[Effect]:
+        """Another board's answer, checked as far as an answer can be."""
+        sender = self._shards[0].peer
+        if not all(map(math.isfinite, struct.unpack(f"<{len(message.body) // 4}f", message.body))):
+            return self._leave_out({sender}, sender, "an answer that is not finite", view, now)
+        self._features[0] = message
+        self.phase = Phase.ANSWERING
+        return self.logits(LogitsReady(request=self.submission.request, timing=message.timing, body=message.body), now)
 
     def _gathered(self) -> list[Effect]:
         """The head's turn, once the class tokens of all boards that are waited for are here."""
@@ -229,31 +261,52 @@ class Coordinator:
             BoardReport(shard=self._shards[i], timing=feature.timing, traffic=feature.traffic)
             for i, feature in sorted(self._features.items())
         )
-        if self._single:
+        if self._whole_on == self._self_id:
             tokens = TokenRange(start=0, stop=self._facts.tokens)
             shard = Shard(peer=self._self_id, tokens=tokens)
             reports = (BoardReport(shard=shard, timing=event.timing, traffic=Traffic()),)
         self._lost += [p for i in sorted(self._without) if (p := self._shards[i].peer) not in self._lost]
         self._patience.stayed_out((self._shards[i].peer for i in self._without), now)
-        if not self._single and not self._without:
+        single = self._whole_on is not None
+        if not single and not self._without:
             rounds = max(_mean_round_s(report.timing, self._facts.blocks) for report in reports)
             self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
+        self._learn(reports, now)
         answer = Answer(
             logits=event.body,
-            single=self._single,
+            single=single,
             codec=wanted.codec,
             exchange=wanted.exchange,
             attempts=max(1, self._attempt),
-            rounds=self._facts.blocks if len(self._shards) > 1 else 0,
+            rounds=self._facts.blocks if len(self._shards) > 1 and not single else 0,
             boards=reports,
             lost=tuple(self._lost),
             degraded=bool(self._without),
-            slow=self._slow,
+            slow=self._course.slow if self._course else (),
             input_bytes=self._input_bytes,
-            gather_s=0.0 if self._single else now - self._gather_from,
+            gather_s=0.0 if single else now - self._gather_from,
             latency_s=now - self._started_at,
+            queue_s=self._queue_s,
+            predicted_s=self._predicted_s,
+            reason=self._course.reason if self._course else "",
         )
         return [Deliver(request=wanted.request, result=answer)]
+
+    def _learn(self, reports: tuple[BoardReport, ...], now: float) -> None:
+        """How right the forecast was: of all that it took, or of its compute where other requests were in the way."""
+        chosen = self._course
+        first = self._attempt <= 1 and not self._without and not self._lost
+        if chosen is None or chosen.option is None or not first:
+            return
+        forecast, busy_s = chosen.option.forecast, max(_busy_s(report.timing) for report in reports)
+        if chosen.way is Way.ELSEWHERE or (chosen.way is Way.SINGLE and not self._undisturbed):
+            predicted_s, measured_s = forecast.busy_s, busy_s
+        elif self._undisturbed:
+            predicted_s, measured_s = forecast.latency_s + busy_s - forecast.busy_s, now - self._attempt_at
+        else:
+            return
+        about = case(chosen.option, self._facts.model)
+        self._outlook.experience.learn(about, predicted_s=predicted_s, measured_s=measured_s, now=now)
 
     def answer_failed(self, event: AnswerFailed) -> list[Effect]:
         if self.phase is not Phase.ANSWERING:
@@ -273,7 +326,7 @@ class Coordinator:
         if self.phase is Phase.RUNNING and now >= self._rescue_at:
             effects = self._cancel_attempt()
             self._attempt += 1
-            return effects + self._alone()
+            return effects + self._alone(now)
         if self.phase is Phase.RUNNING and now >= self._gather_by:
             late = {i for i in range(len(self._shards)) if i not in self._features and i not in self._without}
             self._patience.stayed_out((self._shards[i].peer for i in late), now)
@@ -288,18 +341,39 @@ class Coordinator:
         assert all(origin < len(self._shards) for origin in self._features)
         assert all(origin < len(self._shards) for origin in self._without)
 
-    def _alone(self) -> list[Effect]:
+    def _alone(self, now: float) -> list[Effect]:
         self.phase = Phase.ANSWERING
-        self._single = True
+        self._whole_on = self._self_id
+        self._attempt_at = now
         self._shards, self._features, self._without = (), {}, set()
         wanted = self.submission
         return [RunWhole(request=wanted.request, model=wanted.model, batch=wanted.batch, rows=wanted.rows)]
+
+    def _entrust(self, chosen: Course, view: View, now: float) -> list[Effect]:
+        """Hand the whole request to another board."""
+        helper = chosen.boards[0]
+        tokens = TokenRange(start=0, stop=self._facts.tokens)
+        self._attempt += 1
+        self._epoch = ring.epoch([view.members[helper]])
+        self._shards = (Shard(peer=helper, tokens=tokens),)
+        obstacle = too_large(self.submission, self._facts, self._shards, entrusted=True)
+        if obstacle is not None:
+            return self._alone(now)
+        self._whole_on = helper
+        self._features, self._without, self._attempt_at = {}, set(), now
+        self._gather_by = now + FIRST_ROUND_S + _ERRAND_LATE * (chosen.predicted_s or 0.0)
+        message = errand(
+            self.submission, self._facts, asker=self._self_id, attempt=self._attempt, epoch=self._epoch, now=now
+        )
+        self._input_bytes += len(message.body)
+        return [Send(to=helper, message=message)]
 
     def _assign(
         self, view: View, boards: tuple[PeerId, ...], shares: tuple[float, ...] | None, now: float
     ) -> list[Effect]:
         wanted, facts = self.submission, self._facts
         self._attempt += 1
+        self._whole_on = None
         self._epoch = ring.epoch([view.members[peer] for peer in boards])
         self._features, self._gather_by, self._without = {}, math.inf, set()
         self._attempt_at = now
@@ -354,10 +428,16 @@ class Coordinator:
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)
         able = {member.peer for member in view.alive(self.submission.model)}
+        if self.entrusted and self._attempt < MAX_ATTEMPTS:
+            # Some boards may be lost at once: whoever is left and has least to do takes it.
+            bustle = Bustle(requests=2, absent=frozenset(self._excluded))
+            again = planned(self._situation(view, bustle, now), self._outlook)
+            self._attempt += again.way is Way.SINGLE
+            return effects + self._follow(replace(again, option=None), view, now)
         rest = tuple(s.peer for s in self._shards if s.peer in able and s.peer not in self._excluded)
         if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS:
             self._attempt += 1
-            return effects + self._alone()
+            return effects + self._alone(now)
         return effects + self._assign(view, rest, None, now)
 
     def _cancel_attempt(self) -> list[Effect]:
@@ -373,6 +453,11 @@ class Coordinator:
     def _end(self, error: RequestError) -> list[Effect]:
         self.phase = Phase.DONE
         return [Deliver(request=self.submission.request, result=error)]
+
+
+def _busy_s(timing: Timing) -> float:
+    """What one board computed."""
+    return (timing.prepare_us + timing.compute_us + timing.encode_us + timing.decode_us) / 1e6
 
 
 def _mean_round_s(timing: Timing, blocks: int) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from peer.errors import RequestError
-from peer.protocol.messages import Assign, DataMessage
+from peer.protocol.messages import Assign, DataMessage, Errand
 from peer.protocol.types import AttemptKey, Exchange, ModelId, PeerId, RequestId, Shard, Timing, Traffic
 
 
@@ -57,6 +57,14 @@ class RunWhole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunErrand:
+    """Run the undivided model for another board -> ErrandDone or ComputeFailed."""
+
+    key: AttemptKey
+    errand: Errand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunHead:
     """Average the boards' class tokens (ASTRA's distributed class tokens), classify -> LogitsReady or AnswerFailed."""
 
@@ -99,6 +107,9 @@ class Answer:
     input_bytes: int
     gather_s: float  # from the asked board's own last block to the answer
     latency_s: float  # from submission to the answer
+    predicted_s: float | None  # what it was to take, waiting for its turn included; None where nothing was known
+    reason: str  # why it ran so
+    queue_s: float = 0.0  # of that, behind other requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,4 +120,4 @@ class Deliver:
     result: Answer | RequestError
 
 
-Effect = Send | Begin | Query | Attend | RunWhole | RunHead | Forget | Deliver
+Effect = Send | Begin | Query | Attend | RunWhole | RunErrand | RunHead | Forget | Deliver

@@ -35,8 +35,8 @@ class Submission:
     codec: str
     exchange: Exchange
     mode: Mode
-    boards: int | None  # None: every board that is alive and holds the model
-    shares: tuple[float, ...] | None  # one weight per board in ring order; None: even
+    boards: int | None  # None: the planner's choice; in mode SEQUENCE every board that is alive and holds the model
+    shares: tuple[float, ...] | None  # one weight per board in ring order; None: by measured speed
     batch: int
     deadline_at: float
     rows: bytes
@@ -124,6 +124,15 @@ class LogitsReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrandDone:
+    """The undivided model ran for another board: the answer, float32 [batch, labels]."""
+
+    key: AttemptKey
+    timing: Timing
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFailed:
     """The head, or the undivided model, raised on the asked board."""
 
@@ -148,6 +157,7 @@ Event = (
     | ShardDone
     | ComputeFailed
     | LogitsReady
+    | ErrandDone
     | AnswerFailed
     | TimerDue
 )

@@ -29,6 +29,7 @@ from peer.protocol.control_events import (
     LeaveRequested,
     LinkBroke,
     ModelsHeld,
+    ProfileMeasured,
     Publish,
     Redial,
     RemovalRequested,
@@ -48,6 +49,7 @@ from peer.protocol.messages import (
     Ping,
     PingRequest,
     Pong,
+    Profile,
     Removed,
     Rumour,
     Stranger,
@@ -163,6 +165,10 @@ class Membership:
                 return self._decrees.change_token(token)
             case ModelsHeld(models=models):
                 return self._hold(models, now)
+            case ProfileMeasured(profile=profile):
+                self._roster.update(self._roster.me.peer, profile=profile)
+                told = self._say.profile()
+                return [] if told is None else self._say.tell_all(told)
             case _ as never:
                 assert_never(never)
 
@@ -234,6 +240,8 @@ class Membership:
                 return self._decrees.token_news(message)
             case Removed(about=about, revoked=revoked):
                 return self._remove(about, revoked=revoked, asked_by=member.peer, now=now)
+            case Profile(profile=profile):
+                self._roster.update(member.peer, profile=profile)
             case Hello() | Stranger():
                 raise AssertionError("introductions are read before the sender is known")
             case _ as never:
@@ -321,8 +329,9 @@ class Membership:
 
     def _news_for(self, member: Member) -> list[ControlEffect]:
         peers = self._say.peers(but=member.peer)
-        doors: list[ControlEffect] = [] if peers is None else [SendControl(to=member, message=peers)]
-        return doors + self._decrees.repeat(member)
+        told = [message for message in (peers, self._say.profile()) if message is not None]
+        news: list[ControlEffect] = [SendControl(to=member, message=message) for message in told]
+        return news + self._decrees.repeat(member)
 
     def _joined(self, member: Member, now: float) -> list[ControlEffect]:
         """The first message under its own key: it has let us in, both directions work."""

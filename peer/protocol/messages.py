@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from peer.protocol.bulk_messages import BulkMessage
+from peer.protocol.profile import BoardProfile
+from peer.protocol.trace_messages import TraceMessage
 from peer.protocol.types import (
     Address,
     Endpoint,
@@ -127,6 +129,15 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What I measured of myself; replaces what I said before."""
+
+    sender: PeerId
+    incarnation: Incarnation
+    profile: BoardProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stranger:
     """A Hello of another protocol version: decoded just far enough to list its sender as incompatible."""
 
@@ -169,7 +180,10 @@ class Codes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """A board's class token after the last block, float32 [batch, width], and what its part cost."""
+    """A board's class token after the last block, float32 [batch, width], and what its part cost.
+
+    Of an errand, the answer itself: float32 [batch, labels].
+    """
 
     request: RequestId
     attempt: int
@@ -195,6 +209,39 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """Run the undivided model for me: answered with a Feature or Failed of origin 0."""
+
+    request: RequestId
+    attempt: int
+    epoch: Epoch
+    asker: PeerId
+    model: ModelId
+    batch: int
+    deadline_ms: int
+    input_kind: InputKind
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """Answer at once: how long the way takes. `body` is ballast, by which its width is measured."""
+
+    sender: PeerId
+    sequence: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """The answer to a Sound; `busy`: requests are under way here, so it says little about the link."""
+
+    sender: PeerId
+    sequence: int
+    busy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Nobody waits for this attempt any more."""
 
@@ -204,7 +251,8 @@ class Cancel:
 
 
 ControlMessage = (
-    Hello | Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed | Stranger
+    Hello | Ping | Pong | PingRequest | Vouch | Rumour | Goodbye | Peers | TokenRotated | Removed | Profile | Stranger
 )
-DataMessage = Assign | Codes | Feature | Failed | Cancel
-Message = ControlMessage | DataMessage | BulkMessage
+RequestMessage = Assign | Codes | Feature | Failed | Cancel | Errand
+DataMessage = RequestMessage | Sound | Echo
+Message = ControlMessage | DataMessage | TraceMessage | BulkMessage

@@ -5,7 +5,7 @@ import struct
 
 from peer.errors import BadFrame
 from peer.protocol.fields import MAX_TEXT_BYTES, Fields, body_of
-from peer.protocol.messages import Assign, Cancel, Codes, Failed, Feature, Message
+from peer.protocol.messages import Assign, Cancel, Codes, Echo, Errand, Failed, Feature, Message, Sound
 from peer.protocol.types import (
     MAX_BATCH,
     MAX_BOARDS,
@@ -46,11 +46,17 @@ class Kind(enum.IntEnum):
     PEERS = 8
     TOKEN_ROTATED = 9
     REMOVED = 10
+    PROFILE = 11
     ASSIGN = 16
     CODES = 17
     FEATURE = 18
     FAILED = 19
     CANCEL = 20
+    SPANS_REQUEST = 21
+    SPANS = 22
+    ERRAND = 23
+    SOUND = 24
+    ECHO = 25
     FETCH = 32
     CHUNK = 33
     NO_CHUNK = 34
@@ -205,6 +211,31 @@ def _failed(fields: Fields, second: bytes | None) -> Message:
     )
 
 
+def _errand(fields: Fields, second: bytes | None) -> Message:
+    return Errand(
+        request=_request(fields),
+        attempt=_attempt(fields),
+        epoch=_epoch(fields),
+        asker=read_peer(fields),
+        model=ModelId(fields.blob("model", low=MODEL_ID_BYTES, high=MODEL_ID_BYTES).hex()),
+        batch=fields.integer("batch", low=1, high=MAX_BATCH),
+        deadline_ms=fields.integer("deadline_ms", low=0, high=_U32),
+        input_kind=InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1)),
+        body=fields.body(second),
+    )
+
+
+def _sound(fields: Fields, second: bytes | None) -> Message:
+    sender, sequence = read_peer(fields), fields.integer("sequence", low=0, high=_U32)
+    return Sound(sender=sender, sequence=sequence, body=fields.body(second))
+
+
+def _echo(fields: Fields, second: bytes | None) -> Message:
+    single(second)
+    sender, sequence = read_peer(fields), fields.integer("sequence", low=0, high=_U32)
+    return Echo(sender=sender, sequence=sequence, busy=fields.flag("busy"))
+
+
 def _cancel(fields: Fields, second: bytes | None) -> Message:
     single(second)
     return Cancel(request=_request(fields), attempt=_attempt(fields), epoch=_epoch(fields))
@@ -215,4 +246,7 @@ READ = {
     Kind.FEATURE: _feature,
     Kind.FAILED: _failed,
     Kind.CANCEL: _cancel,
+    Kind.ERRAND: _errand,
+    Kind.SOUND: _sound,
+    Kind.ECHO: _echo,
 }

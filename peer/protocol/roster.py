@@ -110,6 +110,7 @@ class Roster:
                 models=frozenset(hello.models),
                 rtt_s=known.rtt_s if known else None,
                 speed=known.speed if known else None,
+                profile=known.profile if known else None,
                 since_s=known.since_s if known is not None and same else now,
                 proven=proven,
             )
@@ -174,7 +175,7 @@ class Roster:
 def _facts(member: Member) -> tuple[object, ...]:
     """What the rest of the daemon must be told of when it changes; of speeds, what would change a share."""
     pace = round(_STEPS * math.log2(member.speed)) if member.speed else None
-    return member.status, member.incarnation, member.endpoint, member.models, member.name, pace
+    return member.status, member.incarnation, member.endpoint, member.models, member.name, pace, member.profile
 
 
 def _admission(member: Member) -> tuple[bytes, bool]:

@@ -1,7 +1,7 @@
 """What this board says: its own messages, and to whom they may go. No state beyond the roster."""
 
 from peer.protocol.control_events import ControlEffect, SendControl
-from peer.protocol.messages import ControlMessage, Hello, Peers, Ping, Removed, Rumour, TokenRotated
+from peer.protocol.messages import ControlMessage, Hello, Peers, Ping, Profile, Removed, Rumour, TokenRotated
 from peer.protocol.roster import Roster
 from peer.protocol.types import MAX_ADDRESSES, Address, Lock, Member, PeerId, Status
 
@@ -27,6 +27,13 @@ class Speaker:
     def ping(self, sequence: int) -> Ping:
         me = self._roster.me
         return Ping(sender=me.peer, incarnation=me.incarnation, sequence=sequence, speed=me.speed or 0.0)
+
+    def profile(self) -> Profile | None:
+        """What this board measured of itself; None before it has."""
+        me = self._roster.me
+        if me.profile is None:
+            return None
+        return Profile(sender=me.peer, incarnation=me.incarnation, profile=me.profile)
 
     def news(self, member: Member, status: Status) -> Rumour:
         me = self._roster.me

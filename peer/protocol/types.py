@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, NewType
 
+from peer.protocol.profile import BoardProfile
+
 PeerId = NewType("PeerId", str)  # 16 hexadecimal digits, 8 bytes on the wire
 Incarnation = NewType("Incarnation", int)  # grows with every start of a board; higher wins
 Epoch = NewType("Epoch", int)  # 32-bit digest of a ring; two boards with the same view compute the same one
@@ -111,6 +113,7 @@ class Member:
     models: frozenset[ModelId] = frozenset()
     rtt_s: float | None = None
     speed: float | None = None  # content-token blocks per second of compute, measured by that board
+    profile: BoardProfile | None = None  # what it told of its stages and its link
     since_s: float = 0.0  # local monotonic time of the last change of status
     proven: bool = False  # heard under its own key, now or in an earlier run; a door proves only the token
 
@@ -171,6 +174,8 @@ class ModelFacts:
     width: int
     default_codec: str
     codecs: Mapping[str, CodecFacts]
+    labels: int  # numbers in an answer, per picture
+    size_bytes: int  # of its files: the upper bound of what its weights occupy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

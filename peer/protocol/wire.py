@@ -15,12 +15,17 @@ from peer.protocol.messages import (
     Assign,
     Cancel,
     Codes,
+    Echo,
+    Errand,
     Failed,
     Feature,
     Message,
+    Sound,
     Stranger,
 )
 from peer.protocol.readers import LONGEST_US, PATIENCE, READ, SHARD, TIMES, Kind, read_codes, read_peer
+from peer.protocol.trace_messages import Spans, SpansRequest
+from peer.protocol.trace_wire import READ_TRACE, spans_body, trace_fields
 from peer.protocol.types import MAX_BODY_BYTES
 
 PROTOCOL_VERSION = 1
@@ -53,6 +58,17 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields += [message.reason, _indices(message.missing), _line(message.detail)]
         case Cancel():
             fields = [version, Kind.CANCEL, message.request, message.attempt, message.epoch]
+        case Spans() | SpansRequest():
+            fields = [version, *trace_fields(message)]
+            body = spans_body(message) if isinstance(message, Spans) else None
+        case Errand(body=body):
+            fields = [version, Kind.ERRAND, message.request, message.attempt, message.epoch]
+            fields += [bytes.fromhex(message.asker), bytes.fromhex(message.model), message.batch]
+            fields += [message.deadline_ms, message.input_kind]
+        case Sound(body=body):
+            fields = [version, Kind.SOUND, bytes.fromhex(message.sender), message.sequence]
+        case Echo():
+            fields = [version, Kind.ECHO, bytes.fromhex(message.sender), message.sequence, message.busy]
         case FetchChunk(body=body):
             fields = [version, *bulk_fields(message)]
         case FetchRequest() | FetchRefused():
@@ -89,7 +105,7 @@ def decode(frames: list[bytes]) -> Message:
         kind = Kind(number)
     except ValueError:
         raise BadFrame(f"a message has the unknown kind {number}") from None
-    read = READ.get(kind) or READ_CONTROL.get(kind) or READ_BULK.get(kind)
+    read = READ.get(kind) or READ_CONTROL.get(kind) or READ_BULK.get(kind) or READ_TRACE.get(kind)
     if read is None:
         raise BadFrame("a code message has too few or too many fields")
     message = read(fields, second)

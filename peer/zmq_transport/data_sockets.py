@@ -81,10 +81,13 @@ class DataSockets:
             return False
         return True
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Until a message, a broken link or a wake-up is there, or the time is over: for a board that stands by."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Until a message, a broken link or a wake-up is there, or the time is over: for a board that stands by.
+
+        Whether anything is there.
+        """
         timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1000 + 0.5))
-        self._poller.poll(timeout_ms)
+        return bool(self._poller.poll(timeout_ms))
 
     def receive(self) -> Received | None:
         """The next message, or None when the lane's patience (tensors: TICK_S) ends without one.

@@ -56,7 +56,7 @@ while true; do
         [ -e "$job" ] || { sleep 0.2; continue; }
         name=${job%.sh}
         mv "$job" "$name.running"
-        timeout 1200 bash "$name.running" >"$name.out.new" 2>"$name.err" </dev/null
+        timeout 3600 bash "$name.running" >"$name.out.new" 2>"$name.err" </dev/null
         echo $? >"$name.rc.new"
         mv "$name.out.new" "$name.out"
         mv "$name.rc.new" "$name.rc"

@@ -1,9 +1,11 @@
 """One emulated Debian machine on a virtual LAN, steered through a folder that it shares with this machine."""
 
 import contextlib
+import ctypes
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -91,7 +93,13 @@ class Machine:
         command += ["-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{self.number:02x},romfile="]
         command += ["-virtfs", f"local,path={self.shared},mount_tag=host,security_model=none"]
         with (self._folder / "qemu.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one thread
+            )
 
     def wait_up(self, timeout_s: float) -> float:
         """Wait until it takes scripts; the seconds that its own clock counted since its kernel began."""
@@ -151,6 +159,11 @@ class Machine:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+def _end_with_parent() -> None:
+    """A run that is killed leaves no machine behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager

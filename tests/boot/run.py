@@ -91,6 +91,10 @@ def install(run: Run) -> None:
 def ring(run: Run, first: Installed, second: Installed) -> None:
     """Two commands make the cluster, one more brings a board in; one picture over both."""
     started = time.monotonic()
+    for board in (first, second):
+        board.wait(
+            lambda board=board: board.properties("ActiveState")["ActiveState"] == "failed", "its daemon's first end"
+        )
     first.machine.run("peerctl token new | peerctl join -", SLOW_S)
     token = first.machine.run("cat /var/lib/tokenring/token", SLOW_S).out.strip()
     second.machine.run(f"echo {token} | peerctl join -", SLOW_S)

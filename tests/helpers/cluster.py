@@ -139,7 +139,8 @@ class Daemons:
         return told
 
     def infer(self, index: int, image: bytes, **choices: object) -> InferReport:
-        """Ask a board for a classification."""
+        """Ask a board for a classification, shared by all of them unless told otherwise."""
+        choices.setdefault("mode", "sequence")
         query = InferQuery(inputs=("picture",), **choices)  # type: ignore[arg-type]  # the caller names real fields
         with ControlClient(self.home(index) / "sock", timeout_s=60) as client:
             return client.infer(query, [image])[0]

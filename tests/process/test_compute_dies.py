@@ -35,6 +35,7 @@ def compute_of(ring: LocalRing, board: int) -> int:
 
 def ask(ring: LocalRing, board: int = 0, **choices: object) -> InferReport:
     with ControlClient(ring.sockets[board], timeout_s=60) as client:
+        choices.setdefault("mode", "sequence")
         query = InferQuery(inputs=("picture",), deadline_s=20.0, **choices)  # type: ignore[arg-type]  # real fields
         return client.infer(query, [PHOTO])[0]
 

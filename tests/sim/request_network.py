@@ -22,6 +22,7 @@ from peer.protocol.effects import (
     Effect,
     Forget,
     Query,
+    RunErrand,
     RunHead,
     RunWhole,
     Send,
@@ -31,6 +32,7 @@ from peer.protocol.events import (
     CancelRequested,
     CodesReady,
     ComputeFailed,
+    ErrandDone,
     Event,
     LogitsReady,
     MessageReceived,
@@ -44,6 +46,7 @@ from peer.protocol.events import (
     ViewChanged,
 )
 from peer.protocol.messages import Assign, Codes, DataMessage
+from peer.protocol.profile import BoardProfile, Point, StageTimes
 from peer.protocol.requests import RequestLimits, Requests
 from peer.protocol.types import (
     AttemptKey,
@@ -77,6 +80,8 @@ FACTS = ModelFacts(
         "a": CodecFacts(name="a", bits_per_token=(64, 100, 72)),
         "b": CodecFacts(name="b", bits_per_token=(256, 64, 65)),
     },
+    labels=4,
+    size_bytes=1000,
 )
 LIMITS = RequestLimits(coordinated=4, participated=6, early_codes=24, early_bytes=4096, early_s=0.5, remembered=32)
 TICK_S = 0.05  # how coarsely the daemon looks at its timers
@@ -136,11 +141,14 @@ class Network:
         self.submitted: dict[RequestId, tuple[int, Submission, float]] = {}
         self.delivered: dict[RequestId, tuple[float, Answer | PeerError]] = {}
         self.orphans: set[RequestId] = set()  # their asker crashed
+        self.errands = 0  # whole requests that another board computed
         self.incomplete: set[AttemptKey] = set()  # some board attended without another's codes
         self.heads: dict[RequestId, tuple[int, int]] = {}  # class tokens that were used, of how many boards
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._last: dict[tuple[int, int], float] = {}
+        # Some boards are worth asking, some are not, and some have not told: the planner takes every way in turn.
+        self.profiles = [_profile(self.random) for _ in range(boards)]
         self._status = {i: (Status.ALIVE, 1) for i in range(boards)}
         self.boards = [Board(self, i, 1) for i in range(boards)]
 
@@ -158,6 +166,7 @@ class Network:
             incarnation=Incarnation(incarnation),
             status=status,
             models=frozenset({MODEL}),
+            profile=self.profiles[index],
         )
 
     def at(self, delay_s: float, action: Callable[[], None]) -> None:
@@ -222,7 +231,7 @@ class Network:
         self.story.append(f"{self.now:.3f} b{index} starts again")
         self._status[index] = (Status.ALIVE, incarnation)
         self.boards[index] = Board(self, index, incarnation)
-        self._publish()
+        self.publish()
 
     def _notice(self, board: Board) -> None:
         if self.boards[board.index] is board:
@@ -230,9 +239,9 @@ class Network:
         for other in self.boards:
             if other.up and self.random.random() < 0.5:
                 self.dispatch(other, PeerLost(peer=_peer(board.index)))
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         for board in self.boards:
             if board.up:
                 self.dispatch(board, ViewChanged(view=self.view_of(board.index)))
@@ -283,6 +292,8 @@ class Network:
                 board.work.pop(key, None)
             case RunWhole() | RunHead():
                 self._answer(board, effect)
+            case RunErrand():
+                self._errand(board, effect)
             case Begin() | Query() | Attend():
                 self._compute(board, effect)
         return None
@@ -391,9 +402,20 @@ class Network:
             self.expect(effect.rows == submission.rows, "other rows than those submitted")
         else:
             self.heads[effect.request] = self._head_of(effect)
-        event: Event = LogitsReady(request=effect.request, timing=Timing(), body=_logits(effect.request))
+        event: Event = LogitsReady(request=effect.request, timing=Timing(), body=_logits(effect.request, effect.batch))
         if self.random.random() < self.faults.stage / 4:
             event = AnswerFailed(request=effect.request, detail="head broke")
+        self._busy(board, 0.02, event)
+
+    def _errand(self, board: Board, effect: RunErrand) -> None:
+        errand, (_, submission, _) = effect.errand, self.submitted[effect.errand.request]
+        self.expect(errand.asker == _peer(self.submitted[errand.request][0]), "an errand of somebody else")
+        self.expect(errand.body in (submission.rows, submission.file), "another input than was submitted")
+        self.errands += 1
+        event: Event = ErrandDone(key=effect.key, timing=Timing(), body=_logits(errand.request, errand.batch))
+        if self.random.random() < self.faults.stage:
+            reason = FailureReason.STAGE_FAILED
+            event = ComputeFailed(key=effect.key, reason=reason, blamed=(), detail="stage broke")
         self._busy(board, 0.02, event)
 
     def _head_of(self, effect: RunHead) -> tuple[int, int]:
@@ -415,7 +437,9 @@ class Network:
             allowed = 1.1 * (submission.deadline_at - at) + 2 * TICK_S
             self.expect(ended_at - at <= allowed, f"{request:x} ended {ended_at - at:.3f} s after submission")
             if isinstance(result, Answer):
-                self.expect(result.logits == _logits(request), f"{request:x} got another request's answer")
+                self.expect(
+                    result.logits == _logits(request, submission.batch), f"{request:x} got another request's answer"
+                )
                 self._check_tokens(request, result)
         for board in self.boards:
             if board.up:
@@ -439,7 +463,7 @@ def submission(
     deadline_at: float,
     boards: int | None = None,
     exchange: Exchange = Exchange.DIRECT,
-    mode: Mode = Mode.AUTO,
+    mode: Mode = Mode.SEQUENCE,
     codec: str = "a",
     batch: int = 1,
     file: bytes | None = None,
@@ -474,8 +498,31 @@ def _feature(assign: Assign, me: int) -> bytes:
     return content("feature", assign.request, assign.attempt, me, len(assign.shards), length=length)
 
 
-def _logits(request: RequestId) -> bytes:
-    return content("logits", request, length=16)
+def _logits(request: RequestId, batch: int) -> bytes:
+    """Small numbers, as float32: an answer that is not finite is refused."""
+    return bytes(byte & 0x3F for byte in content("logits", request, length=4 * FACTS.labels * batch))
+
+
+def _profile(random: Random) -> BoardProfile | None:
+    """What a board tells of itself: nothing, or times from far too slow to share to worth waiting for."""
+    block_s = random.choice([None, 0.002, 0.01, 0.05])
+    return None if block_s is None else board_profile(block_s, random.choice([None, 1e6]))
+
+
+def board_profile(block_s: float, rate: float | None = 1e6) -> BoardProfile:
+    """A board that takes so long for a block of all tokens."""
+    points = tuple(
+        Point(
+            tokens=tokens,
+            begin_s=block_s / 10,
+            query_s=block_s * tokens / TOKENS / 10,
+            attend_s=block_s * tokens / TOKENS,
+            last_s=block_s / 10,
+        )
+        for tokens in (1, TOKENS // 2, TOKENS)
+    )
+    times = StageTimes(model=MODEL, points=points, whole_s=BLOCKS * block_s, head_s=0.0, codecs=())
+    return BoardProfile(rate=rate, models=(times,))
 
 
 def _peer(index: int) -> PeerId:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from request_network import Faults, Network, submission
+from request_network import Faults, Network, board_profile, submission
 
 from peer.errors import DeadlineExceeded, NotEnoughBoards, Refused, RemoteStageError, RequestError
 from peer.protocol.effects import Answer
@@ -222,3 +222,48 @@ def test_where_no_time_is_left_for_another_run_the_answer_is_degraded_and_says_s
     assert isinstance(result, Answer)
     assert result.degraded
     assert result.lost == (network.view_of(0).self_id[:-1] + "3",)
+
+
+def fast_helpers(network: Network) -> None:
+    """Board 0 is slow; the others would run a whole request many times as fast."""
+    network.profiles[:] = [board_profile(0.5), *(board_profile(0.01) for _ in network.boards[1:])]
+    network.publish()
+
+
+def test_a_whole_request_is_handed_to_a_faster_board_and_the_answer_comes_back() -> None:
+    network = Network(1, 2, Faults())
+    fast_helpers(network)
+    network.submit(0, submission(1, deadline_at=20.0, mode=Mode.AUTO, file=b"tiny"))
+    network.run()
+    answer = network.delivered[RequestId(1)][1]
+    assert isinstance(answer, Answer)
+    assert (answer.single, answer.rounds, answer.input_bytes, network.errands) == (True, 0, 4, 1)
+    assert [board.shard.peer for board in answer.boards] == [f"{2:016x}"]
+
+
+@pytest.mark.parametrize("noticed_s", [0.0, 60.0])
+def test_when_the_board_that_has_the_request_dies_another_one_does_it(noticed_s: float) -> None:
+    network = Network(1, 3, Faults(silent=1.0))
+    fast_helpers(network)
+    for number in range(1, 5):
+        network.submit(0, submission(number, deadline_at=30.0, mode=Mode.AUTO))
+    while not network.errands:
+        assert network.step()
+    network.crash(1, noticed_s=noticed_s)
+    network.crash(2, noticed_s=noticed_s)
+    network.run()
+    answers = [network.delivered[RequestId(number)][1] for number in range(1, 5)]
+    assert all(isinstance(answer, Answer) and not answer.degraded for answer in answers)
+    assert any(isinstance(answer, Answer) and answer.attempts > 1 for answer in answers)
+
+
+def test_many_requests_at_once_are_spread_over_the_boards() -> None:
+    network = Network(1, 4, Faults())
+    network.profiles[:] = [board_profile(0.01)] * 4
+    network.publish()
+    for number in range(1, 4):
+        network.submit(0, submission(number, deadline_at=30.0, mode=Mode.AUTO))
+    network.run()
+    answers = [network.delivered[RequestId(number)][1] for number in range(1, 4)]
+    used = {board.shard.peer for answer in answers if isinstance(answer, Answer) for board in answer.boards}
+    assert len(used) > 1

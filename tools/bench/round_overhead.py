@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import multiprocessing
 import multiprocessing.synchronize
 import statistics
@@ -21,7 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 import zmq
@@ -29,7 +30,7 @@ import zmq.asyncio
 
 from peer.data_plane import DataPlane
 from peer.protocol import wire
-from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunHead, RunWhole
+from peer.protocol.effects import Attend, Begin, Deliver, Forget, Query, RunErrand, RunHead, RunWhole
 from peer.protocol.events import (
     AnswerFailed,
     CodesReady,
@@ -43,6 +44,8 @@ from peer.protocol.events import (
     ViewChanged,
 )
 from peer.protocol.requests import RequestLimits, Requests
+from peer.protocol.span import SpanKind
+from peer.protocol.spans import SpanLog
 from peer.protocol.types import (
     AttemptKey,
     CodecFacts,
@@ -100,25 +103,30 @@ class Stopwatch:
 
 
 class NullCompute:
-    """Compute that is done at once and notes when each round was complete."""
+    """Compute that is done at once and notes when each round was complete, and its steps as the worker does."""
 
-    def __init__(self, payload_bytes: int, rounds: int) -> None:
+    def __init__(self, payload_bytes: int, rounds: int, spans: SpanLog) -> None:
         self.at: list[float] = []
+        self._spans = spans
         self._body = bytes(payload_bytes)
         self._rounds = rounds
         self._block: dict[AttemptKey, int] = {}
 
     def begin(self, effect: Begin) -> Event:
         self._block[effect.key] = 0
+        self._spans.begin(effect.key, effect.assign, effect.me, time.monotonic())
+        self._note(effect.key, 0, SpanKind.PREPARE, SpanKind.ENCODE)
         return CodesReady(key=effect.key, block=0, body=self._body)
 
     def query(self, effect: Query) -> Event:
+        self._note(effect.key, self._block[effect.key], SpanKind.QUERY)
         return QueryDone(key=effect.key)
 
     def attend(self, effect: Attend) -> Event:
         self.at.append(time.perf_counter())
         self._block[effect.key] += 1
         block = self._block[effect.key]
+        self._note(effect.key, block, SpanKind.DECODE, SpanKind.ATTEND, SpanKind.ENCODE)
         if block < self._rounds:
             return CodesReady(key=effect.key, block=block, body=self._body)
         return ShardDone(key=effect.key, timing=Timing(), body=bytes(4 * WIDTH))
@@ -126,11 +134,20 @@ class NullCompute:
     def whole(self, effect: RunWhole) -> Event:
         return AnswerFailed(request=effect.request, detail="there is no undivided null model")
 
+    def errand(self, effect: RunErrand) -> Event:
+        raise AssertionError("nobody hands a null model over")
+
     def head(self, effect: RunHead) -> Event:
         return LogitsReady(request=effect.request, timing=Timing(), body=bytes(4))
 
-    def idle(self, now: float) -> None:
+    def _note(self, key: AttemptKey, block: int, *kinds: SpanKind) -> None:
+        for kind in kinds:
+            now = time.monotonic()
+            self._spans.own(key, kind, block, now, time.monotonic())
+
+    def idle(self, now: float) -> float:
         """Nothing to measure."""
+        return math.inf
 
     def forget(self, effect: Forget) -> None:
         self._block.pop(effect.key, None)
@@ -172,6 +189,8 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
         width=WIDTH,
         default_codec="null",
         codecs={"null": codec},
+        labels=1,
+        size_bytes=1,
     )
     context = ZmqContext(board_keys(index) if setting.encrypted else None)
     context.members.replace(member.public_key for member in members.values())
@@ -187,12 +206,14 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
         failures.append(problem)
         done.set()
 
-    compute = NullCompute(setting.payload_bytes, setting.rounds)
+    spans = SpanLog()
+    compute = NullCompute(setting.payload_bytes, setting.rounds, spans)
     plane = DataPlane(
         sockets=DataSockets(context, HOST, members[ids[index]].endpoint.data_port),
         machine=Requests(view=view, models={MODEL: facts}, limits=RequestLimits()),
         compute=compute,
         encrypted=setting.encrypted,
+        spans=spans,
         on_deliver=deliver,
         on_lost=failures.append,
         on_crash=crash,
@@ -238,6 +259,20 @@ def watched(index: int, setting: Setting, barrier: multiprocessing.synchronize.B
     watch.around(Requests, "handle", "request machine (5 events)")
     at = data_plane(index, setting, barrier)
     return [(at[-1] - at[0]) / (len(at) - 1), *(watch.spent_s[part] / len(at) for part in PARTS)]
+
+
+def processor(index: int, setting: Setting, barrier: multiprocessing.synchronize.Barrier) -> list[float]:
+    """`data_plane`; returns the processor time of board 0's thread at each round, which a busy machine hardly moves."""
+    at: list[float] = []
+    attend = NullCompute.attend
+
+    def timed(compute: NullCompute, effect: Attend) -> Event:
+        at.append(time.thread_time())
+        return attend(compute, effect)
+
+    NullCompute.attend = timed  # type: ignore[method-assign, assignment]
+    data_plane(index, setting, barrier)
+    return at
 
 
 PARTS = (
@@ -401,6 +436,8 @@ def main() -> None:
         total, *parts = collect(watched, setting)
         print(f"where a direct round of {total * 1e3:.3f} ms goes on board 0, mean microseconds:")
         rest = total - sum(parts)
+        used = measure(processor, replace(setting, name="processor", port=setting.port + 4 * options.boards))
+        print(f"processor time of board 0's data plane: {statistics.median(used) * 1e3:.1f} us a round (median)")
         for name, part in [*zip(PARTS, parts, strict=True), ("loop, dispatch, stopwatches", rest)]:
             print(f"  {name:40} {part * 1e6:7.1f}")
 

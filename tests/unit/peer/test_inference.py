@@ -13,6 +13,7 @@ from peer.protocol.effects import Deliver
 from peer.protocol.events import CancelRequested, Event, Submitted
 from peer.protocol.types import PeerId, View
 from peer.reports import InferQuery
+from peer.request_meter import RequestMeter
 
 PHOTO = (Path(__file__).parents[3] / "docs/photos/chelsea.png").read_bytes()
 QUERY = InferQuery(inputs=("cat.png",))
@@ -24,10 +25,12 @@ class Board:
     def __init__(self, models: Path) -> None:
         self.events: list[Event] = []
         self._noted = asyncio.Event()
+        self.meter = RequestMeter(PeerId("00" * 8), now=0.0)
         self.inference = Inference(
             catalog=Catalog(models, None),
             submit=self._note,
             view=lambda: View(self_id=PeerId("00" * 8)),
+            meter=self.meter,
         )
 
     def _note(self, event: Event) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
+from peer.catalog import _facts
 from peer.protocol.effects import Attend, Begin, Forget, Payload, Query, RunHead, RunWhole
 from peer.protocol.events import AnswerFailed, CodesReady, ComputeFailed, LogitsReady, QueryDone, ShardDone
 from peer.protocol.messages import Assign
@@ -115,9 +116,12 @@ def test_three_boards_give_the_undivided_answer(worker: Worker, tiny: Model, row
 def test_a_worker_that_is_not_let_to_run_between_its_steps_is_slow(tiny: Model, rows: U8) -> None:
     """A CPU quota strikes while a board waits for codes: its steps are quick, and all others wait for it."""
 
+    facts = _facts(tiny.plan)
+
     def speed(starved_s: float) -> float:
-        worker = Worker({MODEL: tiny}, lambda: MODEL, itertools.count(0.0, starved_s).__next__)
-        worker.idle(0.0)
+        worker = Worker({MODEL: tiny}, lambda: MODEL, lambda model: facts, itertools.count(0.0, starved_s).__next__)
+        while not worker.idle(0.0):
+            pass
         bodies = first_codes(worker, rows)
         for _ in range(tiny.plan.geometry.blocks):
             for board in bodies:
@@ -129,25 +133,6 @@ def test_a_worker_that_is_not_let_to_run_between_its_steps_is_slow(tiny: Model, 
         return now
 
     assert speed(starved_s=10.0) < 0.01 * speed(starved_s=0.0)
-
-
-def test_an_idle_worker_measures_itself_once_in_a_while(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual: list[ModelId] = []
-    worker = Worker({MODEL: tiny}, lambda: usual[0] if usual else None)
-    worker.idle(100.0)
-    assert worker.speedometer.speed(100.0) is None  # no model yet
-    usual.append(MODEL)
-    worker.idle(100.0)
-    first = worker.speedometer.speed(100.0)
-    assert first is not None
-    assert first > 0
-    monkeypatch.setattr(time, "perf_counter", iter(float(i) for i in range(100)).__next__)  # every step takes a second
-    worker.idle(159.0)
-    assert worker.speedometer.speed(159.0) == first
-    worker.idle(161.0)
-    slower = worker.speedometer.speed(161.0)
-    assert slower is not None
-    assert slower < first / 10
 
 
 def not_a_number(body: bytes) -> bytes:

@@ -8,6 +8,8 @@ from peer.protocol.messages import (
     Assign,
     Cancel,
     Codes,
+    Echo,
+    Errand,
     Failed,
     Feature,
     Goodbye,
@@ -17,12 +19,17 @@ from peer.protocol.messages import (
     Ping,
     PingRequest,
     Pong,
+    Profile,
     Removed,
     Rumour,
+    Sound,
     TokenRotated,
     Vouch,
 )
 from peer.protocol.partition import partition
+from peer.protocol.profile import BoardProfile, CodecTimes, Line, Point, StageTimes
+from peer.protocol.span import Span, SpanKind
+from peer.protocol.trace_messages import Spans, SpansRequest
 from peer.protocol.types import (
     REFUTATION_BITS,
     Address,
@@ -61,6 +68,8 @@ FACTS = ModelFacts(
         "plain": CodecFacts(name="plain", bits_per_token=(64, 72, 80)),
         "huge": CodecFacts(name="huge", bits_per_token=(1 << 28, 8, 8)),
     },
+    labels=3,
+    size_bytes=1000,
 )
 KEY = bytes(range(100, 132))
 REQUEST = RequestId(0x0123456789ABCDEF)
@@ -95,7 +104,7 @@ def submission(
     *,
     request: RequestId = REQUEST,
     boards: int | None = None,
-    mode: Mode = Mode.AUTO,
+    mode: Mode = Mode.SEQUENCE,
     exchange: Exchange = Exchange.DIRECT,
     shares: tuple[float, ...] | None = None,
     codec: str = "plain",
@@ -268,5 +277,58 @@ SAMPLES: dict[str, Message] = {
         missing=(1, 700),
         detail="no codes for 5 s",
     ),
+    "profile": Profile(
+        sender=peer(1),
+        incarnation=Incarnation(41),
+        profile=BoardProfile(
+            rate=12.5e6,
+            free_bytes=700 << 20,
+            models=(
+                StageTimes(
+                    model=MODEL,
+                    points=(
+                        Point(tokens=1, begin_s=0.25, query_s=0.125, attend_s=0.5, last_s=0.375),
+                        Point(tokens=16, begin_s=0.5, query_s=0.25, attend_s=2.0, last_s=0.5),
+                    ),
+                    whole_s=6.5,
+                    head_s=0.0625,
+                    codecs=(
+                        CodecTimes(
+                            codec=1,
+                            encode=Line(fixed_s=0.25, token_s=0.0625),
+                            decode=Line(fixed_s=0.125, token_s=0.03125),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    "errand": Errand(
+        request=REQUEST,
+        attempt=1,
+        epoch=Epoch(0xDEADBEEF),
+        asker=peer(0),
+        model=MODEL,
+        batch=1,
+        deadline_ms=29_500,
+        input_kind=InputKind.FILE,
+        body=b"a picture",
+    ),
+    "sound": Sound(sender=peer(1), sequence=9, body=bytes(8)),
+    "echo": Echo(sender=peer(2), sequence=9, busy=True),
     "cancel": Cancel(request=REQUEST, attempt=2, epoch=Epoch(0xDEADBEEF)),
+    "spans request": SpansRequest(sender=peer(1), sequence=9, request=REQUEST, asked_us=123_456_789),
+    "spans": Spans(
+        sender=peer(2),
+        sequence=9,
+        request=REQUEST,
+        asked_us=123_456_789,
+        received_us=987_654_321_000,
+        sent_us=987_654_321_400,
+        spans=(
+            (1, Span(SpanKind.ENCODE, 0, 1, 987_654.0, 987_654.000_25)),
+            (1, Span(SpanKind.CAME, 0, 2, 987_654.001, 987_654.001)),
+            (2, Span(SpanKind.ATTEND, 11, 1, 987_654.002, 987_654.009)),
+        ),
+    ),
 }

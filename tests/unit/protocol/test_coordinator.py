@@ -31,7 +31,9 @@ from peer.protocol import ring
 from peer.protocol.coordinator import MAX_ATTEMPTS, Coordinator, Phase
 from peer.protocol.effects import Answer, Deliver, Effect, RunHead, Send
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
+from peer.protocol.experience import Experience
 from peer.protocol.messages import Assign
+from peer.protocol.outlook import Bustle, Outlook
 from peer.protocol.patience import FIRST_ROUND_S, Patience
 from peer.protocol.types import Epoch, Exchange, FailureReason, InputKind, PeerId, Status, Timing, View
 
@@ -49,14 +51,21 @@ ALL = epoch_of(*range(BOARDS))
 
 
 def coordinator(asked: Submission | None = None, patience: Patience | None = None, now: float = 0.0) -> Coordinator:
-    return Coordinator(submission=asked or submission(), facts=FACTS, patience=patience or Patience(), now=now)
+    return Coordinator(
+        submission=asked or submission(),
+        facts=FACTS,
+        patience=patience or Patience(),
+        outlook=Outlook(Experience(), dict),
+        now=now,
+    )
 
 
 def started(
     asked: Submission | None = None, known: View = VIEW, *, patience: Patience | None = None, now: float = 0.0
 ) -> tuple[Coordinator, list[Effect]]:
     machine = coordinator(asked, patience, now)
-    effects = machine.begin(known, now)
+    bustle = Bustle(absent=patience.absent(now) if patience else frozenset())
+    effects = machine.begin(known, bustle, now)
     machine.check()
     return machine, effects
 

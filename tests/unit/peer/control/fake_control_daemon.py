@@ -9,6 +9,8 @@ from pathlib import Path
 
 from peer.errors import BadInput, DeadlineExceeded, NoSuchModel, NotEnoughBoards, Refused
 from peer.reports import (
+    ActivityReport,
+    BoardActivityReport,
     BoardCostReport,
     CodecErrorReport,
     CodecReport,
@@ -22,12 +24,19 @@ from peer.reports import (
     LabelReport,
     MemberReport,
     ModelReport,
+    PlanBoardReport,
+    PlanQuery,
+    PlanReport,
+    PlanRowReport,
     RingReport,
     RotationReport,
     ShareReport,
+    SpanReport,
     StatusReport,
     TimingReport,
     TokenReport,
+    TracedBoardReport,
+    TraceReport,
     VerifyReport,
 )
 
@@ -137,6 +146,74 @@ class FakeApi:
             tokens={peer: (n * 16, n * 16 + 16) for n, peer in enumerate(ids)},
         )
 
+    async def activity(self) -> ActivityReport:
+        boards = tuple(
+            BoardActivityReport(
+                id=m.id,
+                name=m.name,
+                status=m.status,
+                rtt_ms=m.rtt_ms,
+                speed=12_345.0,
+                share=1 / self.size,
+                compute_ms=2.5,
+                wait_ms=0.5,
+                sent_bytes_per_s=1_500.0,
+                received_bytes_per_s=2_500_000.0,
+            )
+            for m in await self.members()
+        )
+        return ActivityReport(
+            id=member(0).id,
+            name="board-0",
+            not_ready=None,
+            window_s=60.0,
+            answered=7,
+            degraded=1,
+            failed=2,
+            shards=9,
+            answers_per_s=1.5,
+            p50_ms=4.0,
+            p95_ms=9.0,
+            running=2,
+            waiting=3,
+            hottest_c=71.4,
+            throttled=("policy0 at 600 of 1500 MHz",),
+            boards=boards,
+        )
+
+    async def trace(self, request: str | None) -> TraceReport:
+        if request not in (None, "00000000000000aa"):
+            raise Refused(f"this board knows nothing of request {request}; it remembers the last 64 it took part in")
+        boards = tuple(
+            TracedBoardReport(
+                id=m.id,
+                name=m.name,
+                tokens=(0, 64),
+                missing=m.status != "alive",
+                clock_error_ms=0.25,
+                rtt_ms=0.5,
+                spans=()
+                if m.status != "alive"
+                else (
+                    SpanReport(kind="encode", attempt=1, block=0, origin=m.id, start_ms=0.0, duration_ms=2.0),
+                    SpanReport(kind="query", attempt=1, block=0, origin=m.id, start_ms=2.0, duration_ms=2.0),
+                    SpanReport(kind="attend", attempt=1, block=0, origin=m.id, start_ms=4.0, duration_ms=4.0),
+                ),
+            )
+            for m in await self.members()
+        )
+        return TraceReport(
+            request="00000000000000aa",
+            model="toy",
+            mode="sequence",
+            codec="int8",
+            exchange="direct",
+            attempt=1,
+            attempts=2,
+            asked=member(0).id,
+            boards=boards,
+        )
+
     async def models(self) -> Sequence[ModelReport]:
         codec = CodecReport(
             name="int8",
@@ -169,6 +246,47 @@ class FakeApi:
         if model != "toy":
             raise NoSuchModel(f"no model {model!r} on this board; see peerctl models")
         return VerifyReport(model=model, model_id=MODEL_ID, files=9, bytes=5_000_000)
+
+    async def plan(self, query: PlanQuery) -> PlanReport:
+        if query.model not in (None, "toy"):
+            raise NoSuchModel(f"no model {query.model!r} on this ring; see peerctl models")
+        rows = [
+            PlanRowReport(
+                boards=boards,
+                mode="single" if boards == 1 else "sequence",
+                names=tuple(f"board-{n}" for n in range(boards)),
+                tokens=(64 // boards,) * boards,
+                codec=None if boards == 1 else codec,
+                exchange=None if boards == 1 else "direct",
+                predicted_ms=40.0 / boards + bool(codec == "int8"),
+                per_s=10.0,
+                measured=codec == "int8",
+            )
+            for codec in ("int8", "f32")
+            for boards in (1, 2, 4)
+        ]
+        boards = (
+            PlanBoardReport(
+                id=member(n).id,
+                name=f"board-{n}",
+                measured=n < 2,
+                alone_ms=41.0,
+                slower=1.25,
+                link_mbit=100.0,
+                rtt_ms=None if n == 0 else 0.5,
+                reason="\x1b[2Jevil" if n == 3 else "",
+            )
+            for n in range(self.size)
+        )
+        return PlanReport(
+            model="toy",
+            model_id=MODEL_ID,
+            default_codec="int8",
+            choice=rows[2],
+            reason="4 boards are predicted to take 11 ms, this board alone 41 ms",
+            settings=tuple(rows),
+            boards=tuple(boards),
+        )
 
     async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
         self.queries.append((query, tuple(images)))

@@ -41,7 +41,7 @@ def test_help_names_every_command_and_loads_click_alone() -> None:
     assert not heavy & set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["up", "infer", "members", "ring", "models", "bench"])
+@pytest.mark.parametrize("command", ["up", "infer", "members", "ring", "models", "bench", "top", "trace"])
 def test_every_command_explains_itself_with_examples(peerctl: Peerctl, command: str) -> None:
     ran = peerctl(command, "--help")
     assert ran.code == 0
@@ -302,3 +302,35 @@ def test_the_generated_image_is_a_whole_ppm() -> None:
 def test_the_version_is_printed(peerctl: Peerctl) -> None:
     ran = peerctl("--version")
     assert (ran.code, ran.out.split()[0]) == (0, "peerctl")
+
+
+def test_a_plan_shows_every_number_of_boards_and_codec_and_the_choice(peerctl: Peerctl) -> None:
+    ran = peerctl("plan")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert (
+        lines[0]
+        == "toy: 4 boards (tokens: board-0 16, board-1 16, board-2 16, board-3 16), codec int8, direct, 11 ms predicted"
+    )
+    assert lines[1] == "  why: 4 boards are predicted to take 11 ms, this board alone 41 ms"
+    rows = [line.split() for line in lines]
+    assert ["boards", "int8", "f32"] in rows
+    assert ["4", "11", "~10"] in rows
+    assert "not measured yet" in ran.out
+    assert "\x1b" not in ran.out
+    assert peerctl("plan", "--model", "nothing").code == 4
+
+
+def test_a_plan_has_stable_keys(peerctl: Peerctl) -> None:
+    plan = json.loads(peerctl("plan", "--model", "toy", "--json").out)
+    assert set(plan) == {"model", "model_id", "default_codec", "choice", "reason", "settings", "boards"}
+    row = {"boards", "mode", "names", "tokens", "codec", "exchange", "predicted_ms", "per_s", "measured"}
+    assert set(plan["choice"]) == row
+    assert set(plan["settings"][0]) == row
+    assert set(plan["boards"][0]) == {"id", "name", "measured", "alone_ms", "slower", "link_mbit", "rtt_ms", "reason"}
+
+
+def test_explain_shows_predicted_beside_measured(peerctl: Peerctl, tmp_path: Path) -> None:
+    ran = peerctl("infer", image(tmp_path, "a.jpg"), "--explain")
+    assert "predicted" in ran.out
+    assert "measured" in ran.out

@@ -7,7 +7,7 @@ import pytest
 
 from peer import cli_peerd, paths
 from peer.cluster_token import new_token, parse_token, read_token, write_token
-from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse
+from peer.config import HostPort, PeerdConfig, Prepack, Settings, load, parse, with_late_token
 from peer.errors import ConfigError
 from peer.paths import control_socket, places
 
@@ -160,6 +160,13 @@ def test_a_token_that_was_provided_counts_before_the_one_that_was_joined(tmp_pat
     assert chosen() == state / "token"
     (credentials / "token").write_text(new_token())
     assert chosen() == credentials / "token"
+
+
+def test_a_token_that_comes_during_the_start_is_used(tmp_path: Path) -> None:
+    config = loaded(tmp_path, flags=Settings(state_dir=tmp_path))
+    assert with_late_token(config) == config
+    (tmp_path / "token").write_text(new_token())
+    assert with_late_token(config).token_file == tmp_path / "token"
 
 
 def test_root_reads_and_replaces_the_token_that_the_unit_provides(tmp_path: Path) -> None:

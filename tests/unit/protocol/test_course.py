@@ -1,0 +1,154 @@
+"""From a view and what boards told of themselves to how a request is run."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from planner_cases import VIT, times
+from protocol_cases import member, peer, submission
+
+from peer.errors import NotEnoughBoards
+from peer.protocol.course import Course, course, wish_of
+from peer.protocol.events import Mode, Submission
+from peer.protocol.experience import Case, Experience
+from peer.protocol.forecast import mean_block_s, quoted_tokens
+from peer.protocol.outlook import Bustle, Link, Outlook, Situation, working_bytes
+from peer.protocol.planner import Way
+from peer.protocol.profile import BoardProfile
+from peer.protocol.types import Exchange, Member, PeerId, View
+
+ASKED = submission(mode=Mode.AUTO, codec="tc53", model=VIT.model)
+LINKS = {peer(i): Link(2e-4, 12.5e6) for i in range(1, 8)}
+
+
+def board(index: int, block_s: float | None = 0.25, *, slower: float = 1.0, free: int | None = None) -> Member:
+    """A board that has measured itself, unless `block_s` is None."""
+    if block_s is None:
+        return member(index, model=VIT.model)
+    stages = times(block_s)
+    quiet = quoted_tokens(VIT) / mean_block_s(stages, VIT, quoted_tokens(VIT))
+    profile = BoardProfile(rate=12.5e6, free_bytes=free, models=(stages,))
+    return replace(member(index, model=VIT.model), profile=profile, speed=quiet / slower)
+
+
+def view(*boards: Member) -> View:
+    return View(self_id=peer(0), members={board.peer: board for board in boards})
+
+
+def situation(known: View, asked: Submission = ASKED, bustle: Bustle | None = None) -> Situation:
+    return Situation(view=known, facts=VIT, wish=wish_of(asked), bustle=bustle or Bustle(), now=0.0)
+
+
+def taken(
+    known: View,
+    asked: Submission = ASKED,
+    *,
+    bustle: Bustle | None = None,
+    outlook: Outlook | None = None,
+    links: Mapping[PeerId, Link] = LINKS,
+) -> Course:
+    found = course(asked, situation(known, asked, bustle), outlook or Outlook(Experience(), lambda: links))
+    assert isinstance(found, Course)
+    assert sum(found.counts) == VIT.tokens
+    assert len(found.counts) == len(found.boards)
+    return found
+
+
+def test_four_boards_share_what_pays_to_be_shared() -> None:
+    found = taken(view(*(board(i) for i in range(4))))
+    assert (found.way, len(found.boards)) == (Way.SEQUENCE, 4)
+    assert found.predicted_s is not None
+    assert found.predicted_s < 1.2
+    assert "4 boards are predicted to take" in found.reason
+
+
+def test_a_board_that_knows_nothing_of_itself_works_alone_and_says_so() -> None:
+    found = taken(view(board(0, None), board(1)))
+    assert found.way is Way.SINGLE
+    assert found.predicted_s is None
+    assert "measured nothing yet" in found.reason
+
+
+def test_a_board_that_has_not_told_its_times_is_taken_to_be_like_the_asked_one() -> None:
+    found = taken(view(board(0), board(1, None)))
+    assert found.way is Way.SEQUENCE
+    assert "assumed" in found.reason
+
+
+def test_what_a_person_fixed_is_kept() -> None:
+    boards = view(*(board(i) for i in range(4)))
+    assert taken(boards, replace(ASKED, boards=3)).boards == (peer(0), peer(1), peer(2))
+    assert taken(boards, replace(ASKED, boards=1)).way is Way.SINGLE
+    assert taken(boards, replace(ASKED, mode=Mode.SINGLE)).way is Way.SINGLE
+    assert taken(boards, replace(ASKED, shares=(1.0, 1.0, 1.0, 4.0))).counts == (28, 28, 28, 112)
+    tiny = view(*(board(i, 1e-5) for i in range(4)))
+    assert taken(tiny).way is Way.SINGLE
+    everybody = taken(tiny, replace(ASKED, mode=Mode.SEQUENCE))
+    assert (everybody.way, len(everybody.boards)) == (Way.SEQUENCE, 4)
+    assert everybody.predicted_s is not None
+    assert everybody.reason == "every board that is alive and holds the model, even shares"
+    problem = course(replace(ASKED, boards=5), situation(boards), Outlook(Experience(), dict))
+    assert isinstance(problem, NotEnoughBoards)
+
+
+def test_a_board_that_takes_longer_than_it_measured_gets_less() -> None:
+    quick = taken(view(board(0), board(1)))
+    throttled = taken(view(board(0), board(1, slower=3.0)))
+    assert throttled.counts[1] < quick.counts[1] / 2
+    assert throttled.predicted_s is not None
+    assert quick.predicted_s is not None
+    assert throttled.predicted_s > quick.predicted_s
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_board_without_the_memory_is_not_asked(batch: int) -> None:
+    needed = working_bytes(VIT, batch)
+    asked = replace(ASKED, batch=batch, rows=bytes(batch * VIT.tokens * VIT.row_bytes))
+    poor = taken(view(board(0), board(1), board(2, free=needed - 1)), asked)
+    assert peer(2) not in poor.boards
+    assert "without board2: has" in poor.reason
+    assert peer(2) in taken(view(board(0), board(1), board(2, free=needed)), asked).boards
+    # Who would have to load the model first needs the room for it, too.
+    other = replace(board(2), profile=BoardProfile(free_bytes=needed + VIT.size_bytes - 1))
+    assert peer(2) not in taken(view(board(0), board(1), other), asked).boards
+
+
+def test_a_board_that_was_silent_just_before_is_not_waited_for() -> None:
+    boards = view(*(board(i) for i in range(3)))
+    found = taken(boards, bustle=Bustle(absent=frozenset({peer(1)})))
+    assert found.boards == (peer(0), peer(2))
+    assert "without board1: was silent" in found.reason
+
+
+def test_ways_are_worked_out_once_for_a_view_and_a_size_of_input() -> None:
+    links = dict(LINKS)
+    outlook, boards = Outlook(Experience(), lambda: links), view(*(board(i) for i in range(4)))
+    first = outlook.ways(situation(boards))
+    assert outlook.ways(situation(boards)) is first
+    assert outlook.ways(situation(boards, replace(ASKED, file=bytes(1000)))) is not first
+    assert outlook.ways(situation(boards, replace(ASKED, codec="f32"))) is not first
+    assert outlook.ways(situation(boards)) is first
+    assert outlook.ways(situation(view(*(board(i) for i in range(4))))) is not first
+    again = outlook.ways(situation(boards))
+    links = {**links, peer(1): Link(1.0, 1e3)}
+    assert outlook.ways(situation(boards)) is not again
+
+
+def test_experience_moves_the_choice_and_the_prediction() -> None:
+    outlook, boards = Outlook(Experience(), lambda: LINKS), view(*(board(i) for i in range(2)))
+    before = taken(boards, outlook=outlook)
+    assert before.way is Way.SEQUENCE
+    assert before.option is not None
+    for at in range(10):
+        outlook.experience.learn(Case(VIT.model, "", 1), predicted_s=1.0, measured_s=1.0, now=at / 100)
+        outlook.experience.learn(Case(VIT.model, "tc53", 2), predicted_s=1.0, measured_s=3.0, now=at / 100)
+    assert taken(boards, outlook=outlook).way is Way.SINGLE
+
+
+def test_both_exchanges_can_be_asked_for() -> None:
+    boards = view(*(board(i) for i in range(4)))
+    ring = taken(boards, replace(ASKED, mode=Mode.SEQUENCE, exchange=Exchange.RING))
+    direct = taken(boards, replace(ASKED, mode=Mode.SEQUENCE))
+    assert ring.predicted_s is not None
+    assert direct.predicted_s is not None
+    assert ring.predicted_s > direct.predicted_s
