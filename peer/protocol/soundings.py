@@ -17,7 +17,7 @@ from peer.protocol.types import PeerId, Status, View
 
 _EMPTY = 4  # messages without ballast; the shortest way counts
 _FIRST_BYTES = 8 << 10
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 512 << 10  # four milliseconds of a gigabit link; on what is faster a link is no hindrance
 _TWICE_FROM = 32 << 10  # bytes: from there on each size is sent twice, and the shorter time counts
 _LONG_S = 0.1  # beyond the empty way: so long that the link is what was measured,
 _LONG_WAYS = 10.0  # and so many times the empty way
