@@ -16,7 +16,7 @@ def literals(node: ast.expr) -> list[str]:
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
-        return [text for part in node.values for text in literals(part)]
+        return [text for part in node.values if isinstance(part, ast.Constant) for text in literals(part)]
     return [text for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr) for text in literals(part)]
 
 
