@@ -35,7 +35,7 @@ def said() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_every_finding_is_explained() -> None:
-    found = [(where, max(parts, key=len).strip(" :(")) for where, parts in said() if parts]
+    found = [(where, max(parts, key=len).strip(" :()")) for where, parts in said() if parts]
     found = [(where, fragment) for where, fragment in found if len(fragment) >= _FRAGMENT]
     assert len(found) >= 45
     missing = [f"{where}: {fragment}" for where, fragment in found if fragment not in PAGE]
