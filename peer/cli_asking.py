@@ -22,8 +22,8 @@ _PAUSE_S = 0.2
 class Asking:
     """Knows the control sockets of one or more daemons, the preferred one first."""
 
-    def __init__(self, sockets: Sequence[Path], *, timeout_s: float, say: Callable[[str], None]) -> None:
-        """`say` tells a person, in a line, whenever another daemon is asked."""
+    def __init__(self, sockets: Sequence[Path], *, timeout_s: float, say: Callable[[str, str], None]) -> None:
+        """`say` tells a person why another daemon is asked, and which."""
         self._clients = [ControlClient(path, timeout_s=timeout_s) for path in sockets]
         self._names = [str(path) for path in sockets]
         self._at = 0  # whoever answered last is asked first
@@ -72,7 +72,7 @@ class Asking:
 
     def _turn_to_another(self, problem: NoDaemon | Leaving) -> None:
         self._at = (self._at + 1) % len(self._clients)
-        self._say(f"{problem}; asking {self._names[self._at]}")
+        self._say(str(problem), self._names[self._at])
 
 
 def _sleep(seconds: float, until: float) -> None:

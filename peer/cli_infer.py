@@ -115,10 +115,6 @@ def infer(
     ctx.exit(run.classify(files, batch))
 
 
-def _say(line: str) -> None:
-    click.echo(f"peerctl: {printable(line)}", err=True)
-
-
 def _weights(ctx: click.Context, text: str | None) -> tuple[float, ...] | None:
     """`4,1,1` -> weights; positive numbers, one per board."""
     if text is None:
@@ -154,6 +150,7 @@ class _Run:
         self._failures: list[PeerError] = []
         self._progress = Progress(0)
         self._arrived = 0
+        self._turned_to: set[str] = set()
 
     def classify(self, named: tuple[Path, ...], batch: int) -> int:
         """All files named; returns the exit code, that of the first failure."""
@@ -202,8 +199,15 @@ class _Run:
     def _asking(self) -> Iterator[Callable[[_Group | BadInput], list[_Outcome]]]:
         """What one thread works with: connections of its own."""
         timeout_s = self._asked.timeout_s or DEFAULT_TIMEOUT_S
-        with Asking(self._asked.sockets(), timeout_s=timeout_s, say=_say) as asking:
+        with Asking(self._asked.sockets(), timeout_s=timeout_s, say=self._say) as asking:
             yield lambda group: self._send(asking, group)
+
+    def _say(self, why: str, whom: str) -> None:
+        """Another daemon is asked from now on: worth a line once, however many requests were under way."""
+        if whom not in self._turned_to:
+            self._turned_to.add(whom)
+            self._progress.clear()
+            click.echo(f"peerctl: {printable(why)}; asking {printable(whom)}", err=True)
 
     def _send(self, asking: Asking, group: _Group | BadInput) -> list[_Outcome]:
         """Ask for one group; what cannot be read or decoded in time is an outcome like any other."""

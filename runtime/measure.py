@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.codec.base import Codec
+from runtime.codec.indexed import IndexedCodec
 from runtime.model import Model
 from runtime.plan import Yields
 from runtime.shard import Shard
@@ -139,6 +140,9 @@ def _attend_s(model: Model, codec: Codec, shard: Shard, parts: list[tuple[int, b
 
 
 def _decode(model: Model, codec: Codec, parts: list[tuple[int, bytes]], block: int) -> None:
+    if model.own_attend(codec) and isinstance(codec, IndexedCodec):
+        codec.indices(parts, block=block, batch=1)  # as requests do: these blocks take indices as they travel
+        return
     values = codec.decode(parts, block=block, batch=1)
     if codec.spec.yields is Yields.INPUT:
         model.project(values, block)

@@ -116,7 +116,7 @@ class Client(threading.Thread):
         query = InferQuery(inputs=("picture",), **self._choices)  # type: ignore[arg-type]  # real fields, by the caller
         request = Request(board=self._board, began=time.monotonic(), deadline_s=float(query.deadline_s or 0))
         try:
-            with Asking(self._sockets, timeout_s=60, say=lambda _: None) as asking:
+            with Asking(self._sockets, timeout_s=60, say=lambda *_: None) as asking:
                 request.report = asking.infer(query, [self._image])[0]
         except PeerError as problem:
             request.error = f"{problem.kind}: {problem}"

@@ -112,7 +112,7 @@ def stream(socket: Path, model: str, *, boards: int, images: int, image: bytes) 
 
     @contextmanager
     def asking() -> Iterator[Callable[[InferQuery], str]]:
-        with Asking((socket,), timeout_s=_TIMEOUT_S, say=lambda line: print(line, file=sys.stderr)) as one:
+        with Asking((socket,), timeout_s=_TIMEOUT_S, say=lambda *line: print(*line, file=sys.stderr)) as one:
             yield lambda query: one.infer(query, [image])[0].boards[0].name
 
     def per_s(query: InferQuery, window: Window, count: int) -> float:

@@ -28,7 +28,7 @@ machine; links are shaped, and each board takes S times its processor time (`too
 say how). **Weights of ViT-Base and ViT-Small are random**: times only. Latency is end to end, from the file (a JPEG of
 112 kB) to the answer, warm; the settings of a table were taken in turns, one request after the other. One board is the
 faster one of float32 and int8 weights. `of the bound`: the median over the slowest board's own work plus what its link
-needs for the input and its codes. Is the emulation to be believed? `python -m tools.testbed validate`.
+needs for the input and its codes. What it assumes, and how far it was checked: [emulation.md](emulation.md).
 """
 _HEAD = (
     "weights",

@@ -57,7 +57,9 @@ def _compared(size: str, counts: tuple[int, ...], codecs: tuple[str, ...] = OURS
 
 def _alternatives(size: str, boards: int) -> tuple[Setting, ...]:
     model = f"{size}-int8"
-    return tuple(Setting(model=model, boards=boards, codec=c, times=2) for c in ("int8", "int4", *VOLTAGE, *ASTRA))
+    return tuple(
+        Setting(model=model, boards=boards, codec=c, times=2) for c in (*_FEW, "int8", "int4", *VOLTAGE, *ASTRA)
+    )
 
 
 def _few(model: str, codec: str) -> tuple[Setting, ...]:
