@@ -39,6 +39,7 @@ ELSEWHERE = {
     "make test": "is this",
     "make ": "benchmarks, fault rows and builds take minutes to hours; that the target exists is checked",
     "pip install": "downloads what this environment has, or torch; that the extra exists is checked",
+    "peerctl up --boards 4 -- peerctl infer": "test_up.py runs the same with two boards",
     "peerctl up --boards 4 --models models_onnx --model NAME": "test_up.py starts rings of a model that is named",
     "peerctl token new | peerctl join": "would make this user's own token; test_administration.py does it in a folder",
     "peerctl join": "changes the cluster; test_administration.py",

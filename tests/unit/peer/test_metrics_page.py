@@ -74,6 +74,8 @@ def answer(*, waits_us: tuple[int, ...] = (4_000, 1_000), degraded: bool = False
         input_bytes=0,
         gather_s=0.002,
         latency_s=0.03,
+        predicted_s=None,
+        reason="",
         queue_s=0.005,
     )
 

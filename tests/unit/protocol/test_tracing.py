@@ -12,7 +12,7 @@ from peer.errors import BadFrame
 from peer.protocol import spans as spans_module
 from peer.protocol import wire
 from peer.protocol.clocks import DRIFT, OffsetBounds, from_round_trip, narrowed
-from peer.protocol.messages import Assign
+from peer.protocol.messages import Assign, Errand
 from peer.protocol.span import MAX_SPANS, Span, SpanKind
 from peer.protocol.spans import SpanLog
 from peer.protocol.trace_messages import Spans, SpansRequest
@@ -68,6 +68,22 @@ def test_waiting_for_its_turn_belongs_to_the_first_attempt() -> None:
     assert kinds(made) == [SpanKind.QUEUED, SpanKind.WHOLE, SpanKind.HEAD]
     assert made.find(REQUEST)[0].spans == (Span(SpanKind.QUEUED, 0, 0, 9.0, 10.0),)
     assert [attempt.key.attempt for attempt in made.find(REQUEST)] == [1, 2, 0]
+
+
+def test_a_whole_request_on_another_board_is_asked_of_that_board() -> None:
+    errand = SAMPLES["errand"]
+    assert isinstance(errand, Errand)
+    here, there = SpanLog(), SpanLog()
+    key = AttemptKey(errand.request, errand.attempt)
+    here.submitted(errand.request, 9.0)
+    here.errand(key, errand, peer(2), 10.0)
+    there.whole(key, errand.model, errand.batch, 10.1, 10.4)
+    asker, helper = Tracing(me=peer(0), log=here), Tracing(me=peer(2), log=there)
+    own, ((to, question),) = asker.ask(CollectSpans(sequence=1, request=None), 11.0)
+    assert (own.attempts[0].codec, own.attempts[0].spans[0].kind, to) == ("", SpanKind.QUEUED, peer(2))
+    answer = helper.received(question, peer(0), 11.0)
+    assert isinstance(answer, Spans)
+    assert answer.spans == ((errand.attempt, Span(SpanKind.WHOLE, 0, 0, 10.1, 10.4)),)
 
 
 def test_marks_of_attempts_that_are_not_known_are_dropped() -> None:
