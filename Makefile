@@ -9,7 +9,7 @@ help:
 	@echo "make test    the whole default test suite"
 	@echo "make test-tools  the tests of training and import as well; installs torch"
 	@echo "make fuzz    a million hostile frames"
-	@echo "make sim     membership on two thousand seeds per row, and ten simulated board-hours of busy boards"
+	@echo "make sim     membership on two thousand seeds per row, ten simulated board-hours of busy boards, and thousands of random stories of requests and members (hypothesis)"
 	@echo "make faults  boards that crash, stop, hang, are unplugged, split and join, 30 times each, requests meanwhile, and pyre beside ours (root, hours)"
 	@echo "make busy    an hour of boards on a machine whose cores are all busy, without and with lost packets (root)"
 	@echo "make soak    an hour of random faults while clients ask (root)"
@@ -38,8 +38,9 @@ $(VENV)/.check: $(VENV)/.base
 demo: $(VENV)/.base
 	$(BIN)/peerctl up --boards 4 -- sh -c '$(BIN)/peerctl infer docs/photos/chelsea.png --boards 4 --explain && $(BIN)/peerctl plan'
 
+# Daemons that start, settle and time out mostly wait: two workers, however many cores, and no file in both at once.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Training and import need the heavy extras, which a board never installs.
 test-tools: $(VENV)/.test
@@ -51,6 +52,7 @@ fuzz: $(VENV)/.test
 
 sim: $(VENV)/.test
 	TOKENRING_SIM_SEEDS=2000 TOKENRING_SIM_HOURS=2.5 $(BIN)/python -m pytest -s tests/sim/test_membership_sim.py
+	TOKENRING_SIM_EXAMPLES=5000 $(BIN)/python -m pytest tests/sim/test_requests_stateful.py tests/sim/test_membership_stateful.py
 
 # Pyre is measured beside ours, in an environment of its own: the product does not depend on it.
 $(VENV)/pyre/.made: $(VENV)/.base

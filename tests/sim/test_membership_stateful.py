@@ -1,5 +1,7 @@
 """The same LAN, steered by hypothesis: any order of misfortunes, then quiet, then one ring."""
 
+import os
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -11,6 +13,7 @@ from peer.protocol.types import Address, Lock, Status
 BOARDS = 4
 INDEX = st.integers(0, BOARDS - 1)
 TOKEN = bytes(32)
+EXAMPLES = int(os.environ.get("TOKENRING_SIM_EXAMPLES", "60"))  # make sim plays thousands
 
 
 class Boards(RuleBasedStateMachine):
@@ -101,5 +104,5 @@ class Boards(RuleBasedStateMachine):
 
 TestBoards = Boards.TestCase
 TestBoards.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -1,5 +1,7 @@
 """The same network, steered by hypothesis: any order of requests, faults and steps, then rest."""
 
+import os
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -9,6 +11,7 @@ from peer.protocol.events import Mode
 from peer.protocol.types import Exchange, RequestId
 
 BOARDS = st.integers(0, 4)
+EXAMPLES = int(os.environ.get("TOKENRING_SIM_EXAMPLES", "150"))  # make sim plays thousands
 
 
 class Boards(RuleBasedStateMachine):
@@ -78,5 +81,5 @@ class Boards(RuleBasedStateMachine):
 
 TestBoards = Boards.TestCase
 TestBoards.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
