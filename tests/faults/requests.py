@@ -3,9 +3,10 @@
     python -m tests.faults.requests [--seeds 30] [--boards 4] [--rows kill,freeze,...] [--out FILE]
 
 Needs root. Real daemons in network namespaces on one machine. Clients ask all the time; the seed draws the victim and
-the moment, so over many seeds the fault meets every phase of a request. `added`: by how much the longest request that
-was under way at the fault exceeds the median of those before it. After every run the history of all requests is checked
-(`tests.faults.history`). Runs are kept in FILE one by one; a run that failed, or a promise missed, ends with 1.
+the moment, so over many seeds the fault meets every phase of a request. `split` has five boards, whatever --boards
+says. `added`: by how much the longest request that was under way at the fault exceeds the median of those before it.
+After every run the history of all requests is checked (`tests.faults.history`). Runs are kept in FILE one by one; a run
+that failed, or a promise missed, ends with 1.
 """
 
 import argparse

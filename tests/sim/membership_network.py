@@ -9,8 +9,10 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
+
+from membership_board import PORT, Board, Connection, Place
 
 from peer.protocol import ring, wire
 from peer.protocol.control_events import (
@@ -32,22 +34,8 @@ from peer.protocol.control_events import (
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.messages import ControlMessage, Hello
-from peer.protocol.types import (
-    REFUTATION_BITS,
-    Address,
-    Endpoint,
-    Incarnation,
-    Lock,
-    Member,
-    ModelId,
-    PeerId,
-    Status,
-    View,
-    peer_id,
-)
+from peer.protocol.types import REFUTATION_BITS, Address, Endpoint, Incarnation, Member, PeerId, Status, View
 
-MODEL, OTHER_MODEL = ModelId("5a" * 32), ModelId("77" * 32)
-PORT = 7411
 QUEUE = 8  # messages waiting for one board
 AT_ONCE = 64  # messages that a busy board reads before it looks at its timers again
 _RTO_S, _RTO_MAX_S = 0.2, 3.0
@@ -67,52 +55,6 @@ class Weather:
     duplicate: float = 0.0
     wake_s: float = 0.005  # how late a timer fires, at most
     work_s: float = 0.0  # what a board needs for every message that it reads or sends, one after the other
-
-
-@dataclass(slots=True, kw_only=True)
-class Connection:
-    """One way from a board to another's control socket."""
-
-    waiting: deque[ControlMessage] = field(default_factory=deque)
-    open: bool = False
-    refused: bool = False
-    busy: bool = False
-    tries: int = 0
-
-
-Place = tuple[str, int, bytes]
-
-
-class Board:
-    """One board across its starts: key and state folder stay, the machine is new each time."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.key = bytes([index + 1]) * 32
-        self.peer = peer_id(self.key)
-        self.host = f"h{index}"
-        self.starts = 0
-        self.up = False
-        self.away = False  # said goodbye
-        self.version = wire.PROTOCOL_VERSION
-        self.models = frozenset({MODEL})
-        self.lock: Lock | None = None
-        self.revoked: tuple[PeerId, ...] = ()
-        self.remembered: tuple[Member, ...] = ()
-        self.seeds: tuple[Address, ...] = ()
-        self.machine: Membership
-        self.admitted: frozenset[bytes] = frozenset()
-        self.connections: dict[Place, Connection] = {}
-        self.frozen_until = 0.0
-        self.inbox: list[ControlEvent] = []
-        self.busy_until = 0.0
-        self.backlog: deque[ControlEvent] = deque()  # came while it was busy
-        self.timer_at: float | None = None
-        self.view: View | None = None
-
-    @property
-    def door(self) -> Address:
-        return Address(host=self.host, port=PORT)
 
 
 class Lan:

@@ -4,13 +4,26 @@ The compute is pretended: its codes and class tokens say which attempt, board an
 mixture of attempts, boards or blocks is noticed where it would be used.
 """
 
-import hashlib
 import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
+
+from pretended_compute import (
+    BLOCKS,
+    FACTS,
+    MODEL,
+    ROW_BYTES,
+    TOKENS,
+    WIDTH,
+    any_profile,
+    codes_of,
+    content,
+    feature_of,
+    logits_of,
+)
 
 from peer.errors import PeerError
 from peer.protocol import wire
@@ -36,7 +49,6 @@ from peer.protocol.events import (
     Event,
     LogitsReady,
     MessageReceived,
-    Mode,
     PeerLost,
     QueryDone,
     ShardDone,
@@ -46,19 +58,15 @@ from peer.protocol.events import (
     ViewChanged,
 )
 from peer.protocol.messages import Assign, Codes, DataMessage
-from peer.protocol.profile import BoardProfile, Point, StageTimes
 from peer.protocol.requests import RequestLimits, Requests
 from peer.protocol.types import (
     AttemptKey,
-    CodecFacts,
     Endpoint,
     Exchange,
     FailureReason,
     Incarnation,
     InputKind,
     Member,
-    ModelFacts,
-    ModelId,
     PeerId,
     RequestId,
     Status,
@@ -66,23 +74,6 @@ from peer.protocol.types import (
     View,
 )
 
-MODEL = ModelId("5a" * 32)
-BLOCKS, TOKENS, ROW_BYTES, WIDTH = 3, 12, 8, 4
-FACTS = ModelFacts(
-    model=MODEL,
-    name="sim",
-    blocks=BLOCKS,
-    tokens=TOKENS,
-    row_bytes=ROW_BYTES,
-    width=WIDTH,
-    default_codec="a",
-    codecs={
-        "a": CodecFacts(name="a", bits_per_token=(64, 100, 72)),
-        "b": CodecFacts(name="b", bits_per_token=(256, 64, 65)),
-    },
-    labels=4,
-    size_bytes=1000,
-)
 LIMITS = RequestLimits(coordinated=4, participated=6, early_codes=24, early_bytes=4096, early_s=0.5, remembered=32)
 TICK_S = 0.05  # how coarsely the daemon looks at its timers
 
@@ -105,11 +96,6 @@ class Faults:
 
 class Violation(AssertionError):
     """An invariant does not hold; the message holds the seed and the story."""
-
-
-def content(*what: object, length: int) -> bytes:
-    """Bytes that say what they are."""
-    return hashlib.blake2s(repr(what).encode(), digest_size=16).digest().ljust(length, b"\x5a")[:length]
 
 
 @dataclass(slots=True)
@@ -148,7 +134,7 @@ class Network:
         self._sequence = itertools.count()
         self._last: dict[tuple[int, int], float] = {}
         # Some boards are worth asking, some are not, and some have not told: the planner takes every way in turn.
-        self.profiles = [_profile(self.random) for _ in range(boards)]
+        self.profiles = [any_profile(self.random) for _ in range(boards)]
         self._status = {i: (Status.ALIVE, 1) for i in range(boards)}
         self.boards = [Board(self, i, 1) for i in range(boards)]
 
@@ -359,9 +345,9 @@ class Network:
         elif isinstance(effect, Query):
             self._busy(board, 0.002, QueryDone(key=key))
         elif work.block == BLOCKS:
-            self._busy(board, 0.01, ShardDone(key=key, timing=Timing(), body=_feature(work.assign, work.me)))
+            self._busy(board, 0.01, ShardDone(key=key, timing=Timing(), body=feature_of(work.assign, work.me)))
         else:
-            body = b"" if len(work.assign.shards) == 1 else _codes(work.assign, work.me, work.block)
+            body = b"" if len(work.assign.shards) == 1 else codes_of(work.assign, work.me, work.block)
             self._busy(board, 0.01, CodesReady(key=key, block=work.block, body=body))
 
     def _check_input(self, effect: Begin) -> None:
@@ -386,7 +372,7 @@ class Network:
         blamed = []
         for payload in effect.payloads:
             self.expect(payload.tokens == work.assign.shards[payload.origin].tokens.count, "another number of tokens")
-            expected = _codes(work.assign, payload.origin, work.block)
+            expected = codes_of(work.assign, payload.origin, work.block)
             if payload.body == b"\xff" * len(expected):
                 blamed.append(payload.origin)
             else:
@@ -402,7 +388,9 @@ class Network:
             self.expect(effect.rows == submission.rows, "other rows than those submitted")
         else:
             self.heads[effect.request] = self._head_of(effect)
-        event: Event = LogitsReady(request=effect.request, timing=Timing(), body=_logits(effect.request, effect.batch))
+        event: Event = LogitsReady(
+            request=effect.request, timing=Timing(), body=logits_of(effect.request, effect.batch)
+        )
         if self.random.random() < self.faults.stage / 4:
             event = AnswerFailed(request=effect.request, detail="head broke")
         self._busy(board, 0.02, event)
@@ -412,7 +400,7 @@ class Network:
         self.expect(errand.asker == _peer(self.submitted[errand.request][0]), "an errand of somebody else")
         self.expect(errand.body in (submission.rows, submission.file), "another input than was submitted")
         self.errands += 1
-        event: Event = ErrandDone(key=effect.key, timing=Timing(), body=_logits(errand.request, errand.batch))
+        event: Event = ErrandDone(key=effect.key, timing=Timing(), body=logits_of(errand.request, errand.batch))
         if self.random.random() < self.faults.stage:
             reason = FailureReason.STAGE_FAILED
             event = ComputeFailed(key=effect.key, reason=reason, blamed=(), detail="stage broke")
@@ -438,7 +426,7 @@ class Network:
             self.expect(ended_at - at <= allowed, f"{request:x} ended {ended_at - at:.3f} s after submission")
             if isinstance(result, Answer):
                 self.expect(
-                    result.logits == _logits(request, submission.batch), f"{request:x} got another request's answer"
+                    result.logits == logits_of(request, submission.batch), f"{request:x} got another request's answer"
                 )
                 self._check_tokens(request, result)
         for board in self.boards:
@@ -455,74 +443,6 @@ class Network:
         self.expect(whole == (not answer.degraded), f"{request:x}: degraded={answer.degraded} and whole={whole}")
         self.expect(answer.degraded or covered == TOKENS, f"{covered} tokens answered {request:x}")
         self.expect(not answer.degraded or bool(answer.lost), f"{request:x} is degraded and lost nobody")
-
-
-def submission(
-    request: int,
-    *,
-    deadline_at: float,
-    boards: int | None = None,
-    exchange: Exchange = Exchange.DIRECT,
-    mode: Mode = Mode.SEQUENCE,
-    codec: str = "a",
-    batch: int = 1,
-    file: bytes | None = None,
-    shares: tuple[float, ...] | None = None,
-    allow_degraded: bool = False,
-) -> Submission:
-    rows = b"".join(content("rows", request, i, length=16) for i in range(batch * TOKENS * ROW_BYTES // 16))
-    return Submission(
-        request=RequestId(request),
-        model=MODEL,
-        codec=codec,
-        exchange=exchange,
-        mode=mode,
-        boards=boards,
-        shares=shares,
-        batch=batch,
-        deadline_at=deadline_at,
-        rows=rows,
-        file=file,
-        allow_degraded=allow_degraded,
-    )
-
-
-def _codes(assign: Assign, origin: int, block: int) -> bytes:
-    tokens = assign.shards[origin].tokens.count
-    length = FACTS.codecs[assign.codec].payload_bytes(block=block, tokens=tokens, batch=assign.batch)
-    return content("codes", assign.request, assign.attempt, assign.epoch, origin, block, length=length)
-
-
-def _feature(assign: Assign, me: int) -> bytes:
-    length = 4 * WIDTH * assign.batch
-    return content("feature", assign.request, assign.attempt, me, len(assign.shards), length=length)
-
-
-def _logits(request: RequestId, batch: int) -> bytes:
-    """Small numbers, as float32: an answer that is not finite is refused."""
-    return bytes(byte & 0x3F for byte in content("logits", request, length=4 * FACTS.labels * batch))
-
-
-def _profile(random: Random) -> BoardProfile | None:
-    """What a board tells of itself: nothing, or times from far too slow to share to worth waiting for."""
-    block_s = random.choice([None, 0.002, 0.01, 0.05])
-    return None if block_s is None else board_profile(block_s, random.choice([None, 1e6]))
-
-
-def board_profile(block_s: float, rate: float | None = 1e6) -> BoardProfile:
-    """A board that takes so long for a block of all tokens."""
-    points = tuple(
-        Point(
-            tokens=tokens,
-            begin_s=block_s / 10,
-            query_s=block_s * tokens / TOKENS / 10,
-            attend_s=block_s * tokens / TOKENS,
-            last_s=block_s / 10,
-        )
-        for tokens in (1, TOKENS // 2, TOKENS)
-    )
-    times = StageTimes(model=MODEL, points=points, whole_s=BLOCKS * block_s, head_s=0.0, codecs=())
-    return BoardProfile(rate=rate, models=(times,))
 
 
 def _peer(index: int) -> PeerId:

@@ -8,7 +8,8 @@ import os
 from random import Random
 
 import pytest
-from membership_network import OTHER_MODEL, Lan, Violation, Weather, started
+from membership_board import OTHER_MODEL
+from membership_network import Lan, Violation, Weather, started
 
 from peer.protocol.control_events import ControlEffect, LinkBroke, RemovalRequested, TokenChanged
 from peer.protocol.liveness import Liveness

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from request_network import Faults, Network, board_profile, submission
+from pretended_compute import board_profile, submission
+from request_network import Faults, Network
 
 from peer.errors import DeadlineExceeded, NotEnoughBoards, Refused, RemoteStageError, RequestError
 from peer.protocol.effects import Answer

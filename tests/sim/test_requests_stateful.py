@@ -5,7 +5,8 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from request_network import Faults, Network, submission
+from pretended_compute import submission
+from request_network import Faults, Network
 
 from peer.protocol.events import Mode
 from peer.protocol.types import Exchange, RequestId
