@@ -20,18 +20,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.history import SHARED, Client, History
+from tests.faults.history import SHARED, Client, History, Request
 from tests.faults.record import p95
 from tests.faults.requests import MODELS, PHOTO
 from tests.helpers.cluster import Daemons, cluster
 from tests.helpers.lan import Lan, lan, why_no_lan
-from tests.helpers.limits import descriptors, memory_bytes
+from tests.helpers.limits import descriptors, family, memory_bytes
 
 FAULT_S = 5.0
 HEALED_S = 5.0
 DEADLINE_S = 20.0
 RING_S = 60.0
 STEADY = (0, 1)  # boards that no fault restarts: their memory tells of leaks
+SLOW_S = 5.0  # requests that took longer are told about one by one
 MAY_FAIL = 0.02  # of the requests to boards that lived through the cycle, with packets lost in some of them
 _MIB = 1 << 20
 
@@ -132,8 +133,13 @@ class Soak:
             "requests": len(history.requests),
             "failed": sum(request.report is None for request in history.requests),
             "slowest_s": round(max(request.took_s for request in history.requests), 3),
+            "slow": [_told(request) for request in history.requests if request.took_s > SLOW_S],
             "ring_after_s": round(healed_s, 2),
             "memory_mib": {i: round(m / _MIB, 1) for i, (m, _) in now.items()},
+            "anonymous_mib": {
+                i: [round(memory_bytes(pid, "RssAnon", alone=True) / _MIB, 1) for pid in family(p.pid)]
+                for i, p in self._daemons.processes.items()
+            },
             "descriptors": {i: d for i, (_, d) in now.items()},
         }
         with self._out.open("a", encoding="utf-8") as file:
@@ -166,6 +172,14 @@ class Soak:
                 f"descriptors {files[0][1]:.0f}, {files[-1][1]:.0f}, {_per_hour(files[len(files) // 2 :]):+.2f} per h"
             )
         print("\n".join(self._failed[:20]))
+
+
+def _told(request: Request) -> str:
+    """One request in a line: who was asked, how long it took, and how it ended."""
+    how = request.error
+    if (report := request.report) is not None:
+        how = f"attempt {report.attempts}, {report.mode}, lost {report.lost}, {report.timing}"
+    return f"board {request.board}, {request.took_s:.2f} s: {how}"
 
 
 def _per_hour(samples: Sequence[tuple[float, float]]) -> float:

@@ -83,10 +83,10 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def memory_bytes(pid: int, kind: str = "VmRSS") -> int:
-    """What a process and its children hold; `kind` as in proc_pid_status(5). 0 when it is gone."""
+def memory_bytes(pid: int, kind: str = "VmRSS", *, alone: bool = False) -> int:
+    """What a process and, if not `alone`, its children hold; `kind` as in proc_pid_status(5). 0 when it is gone."""
     total = 0
-    for process in family(pid):
+    for process in [pid] if alone else family(pid):
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{process}/status").read_text().splitlines()
             total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{kind}:"))
