@@ -11,8 +11,9 @@ RUNNING    Failed, or a needed board lost            RUNNING   Send Cancel to th
 RUNNING    class tokens of others stay out           RUNNING   the same
 RUNNING    the same, this board alone is left        ANSWERING Send Cancel, RunWhole
 RUNNING    the same, the last attempt has failed     ANSWERING Send Cancel, RunWhole
+RUNNING    the same, time to do it alone, not anew   ANSWERING Send Cancel, RunWhole
 RUNNING    just enough time left to do it alone      ANSWERING Send Cancel, RunWhole
-RUNNING    the same, no time to run anew             RUNNING   - (done without them), or RunHead
+RUNNING    the same, no time for either              RUNNING   - (done without them), or RunHead
 RUNNING    the same, too late                        DONE      Send Cancel, Deliver(error)
 RUNNING    Failed, this board itself cannot go on    DONE      Send Cancel, Deliver(error)
 ANSWERING  LogitsReady                               DONE      Deliver(Answer)
@@ -86,6 +87,7 @@ class Coordinator:
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
         self._gather_by = math.inf  # when the class tokens of the others are late
+        self._alone_s: float | None = None  # what the undivided model takes here, as far as that was measured
         self._rescue_at = math.inf  # when the asked board goes on alone, or it would come too late
         self._attempt = 0
         self._epoch = Epoch(0)
@@ -122,7 +124,10 @@ class Coordinator:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
         self._queue_s = now - self._started_at
-        self._rescue_at = self._last_moment(view.members[view.self_id].speed, now)
+        speed = view.members[view.self_id].speed
+        if speed:
+            self._alone_s = self._facts.tokens * self._facts.blocks * self.submission.batch / speed
+        self._rescue_at = self._last_moment(now)
         if now >= self.submission.deadline_at:
             return self._out_of_time(now)  # it waited its turn, or was late when it came
         self._undisturbed = bustle.requests == 1
@@ -221,7 +226,7 @@ class Coordinator:
         return self._without_or_again({at}, view, now)
 
     def _without_or_again(self, late: set[int], view: View, now: float) -> list[Effect]:
-        """Boards of the attempt that stay out: go on without them where no time is left, or run again without them."""
+        """Boards of the attempt that stay out: begin anew without them, or have it done without their tokens."""
         left = [i for i, s in enumerate(self._shards) if i not in late | self._without and s.peer != self._self_id]
         left_s = self.submission.deadline_at - now
         if not left or left_s <= 0 or left_s > self._degrade_s(now):
@@ -234,20 +239,24 @@ class Coordinator:
         patience_s = self._patience.round_s(self.submission.model) * 2.0 ** (self._attempt - 1)
         return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self.submission.deadline_at - now))
 
-    def _last_moment(self, speed: float | None, now: float) -> float:
+    def _last_moment(self, now: float) -> float:
         """When to go on alone, local monotonic time; never where even that would take too long."""
-        wanted, facts = self.submission, self._facts
-        all_s = wanted.deadline_at - now
-        alone_s = facts.tokens * facts.blocks * wanted.batch / speed if speed else 0.0
-        spare_s = max(_RESCUE_OF_ALL * all_s, _RESCUE_OF_ALONE * alone_s)
-        return wanted.deadline_at - spare_s if spare_s < all_s else math.inf
+        all_s = self.submission.deadline_at - now
+        spare_s = max(_RESCUE_OF_ALL * all_s, _RESCUE_OF_ALONE * (self._alone_s or 0.0))
+        return self.submission.deadline_at - spare_s if spare_s < all_s else math.inf
+
+    def _rescue_s(self) -> float:
+        """With no more time left than this the asked board alone would come too late as well."""
+        return math.inf if self._alone_s is None else _RESCUE_OF_ALONE * self._alone_s
 
     def _degrade_s(self, now: float) -> float:
-        """With no more time left than this another attempt would come too late, or is not wanted."""
+        """With no more time left than this nothing that gives a whole answer would be in time, or none is wanted."""
         wanted = self.submission
         if wanted.exchange is Exchange.RING:
             return 0.0
-        return wanted.deadline_at - now if wanted.allow_degraded else self._patience.rerun_s(wanted.model)
+        if wanted.allow_degraded:
+            return wanted.deadline_at - now
+        return min(self._patience.rerun_s(wanted.model), self._rescue_s())
 
     def logits(self, event: LogitsReady, now: float) -> list[Effect]:
         """The answer is there."""
@@ -435,7 +444,9 @@ class Coordinator:
             self._attempt += again.way is Way.SINGLE
             return effects + self._follow(replace(again, option=None), view, now)
         rest = tuple(s.peer for s in self._shards if s.peer in able and s.peer not in self._excluded)
-        if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS:
+        left_s = self.submission.deadline_at - now
+        alone_only = self._rescue_s() < left_s <= self._patience.rerun_s(self.submission.model)
+        if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS or alone_only:
             self._attempt += 1
             return effects + self._alone(now)
         return effects + self._assign(view, rest, None, now)

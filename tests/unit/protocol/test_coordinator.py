@@ -1,5 +1,6 @@
 """The asked board's side of one request: every phase meets every event, and each refusal has a name."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -310,6 +311,40 @@ def test_a_slow_board_goes_on_alone_earlier_and_not_where_it_has_no_hope(alone_s
     slow = replace(VIEW.members[peer(0)], speed=TOKENS * FACTS.blocks / alone_s)
     machine, _ = started(submission(), replace(VIEW, members={**VIEW.members, peer(0): slow}))
     assert machine.deadline() == rescue_at
+
+
+@pytest.mark.parametrize(
+    ("run_s", "alone_s", "then"),
+    [
+        (10.0, 20.0, "anew"),
+        (40.0, 2.0, "alone"),
+        (40.0, 20.0, "without"),  # half of the time is left, and three times 20 s are not
+        (40.0, None, "without"),  # nobody knows what it takes
+        (None, 2.0, "anew"),
+    ],
+)
+def test_where_another_run_would_come_too_late_the_asked_board_alone_comes_before_a_degraded_answer(
+    run_s: float | None, alone_s: float | None, then: str
+) -> None:
+    speed = TOKENS * FACTS.blocks / alone_s if alone_s else None
+    known = replace(VIEW, members={**VIEW.members, peer(0): replace(VIEW.members[peer(0)], speed=speed)})
+    patience = Patience()
+    if run_s is not None:
+        patience.learn(FACTS.model, round_s=1.0, run_s=run_s)
+    machine, effects = started(submission(), known, patience=patience)
+    allowed_s = {message.degrade_ms / 1000 for message in assigned(effects).values()}
+    assert allowed_s == {min(1.5 * (run_s or 0.0), 3 * alone_s if alone_s else math.inf)}
+    for origin in range(3):
+        machine.feature(feature(origin, epoch=ALL), known, 50.0)
+    effects = machine.peer_lost(peer(3), known, 50.0)
+    assert (
+        names(effects)
+        == {
+            "anew": [*["Cancel"] * 4, *["Assign"] * 3],
+            "alone": [*["Cancel"] * 4, "RunWhole"],
+            "without": ["RunHead"],
+        }[then]
+    )
 
 
 def test_no_round_takes_so_much_of_the_time_left_that_nothing_fits_behind_it() -> None:
