@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -249,8 +249,18 @@ class Lan(Sequence[Board]):
 
 
 @contextmanager
-def lan(count: int, *, segments: int = 1, ipv4: bool = True, ipv6: bool = True) -> Iterator[Lan]:
-    """`count` boards on `segments` separate networks, 10.77.SEGMENT.BOARD and fd77:SEGMENT::BOARD, counted from 1."""
+def lan(
+    count: int,
+    *,
+    segments: int = 1,
+    ipv4: bool = True,
+    ipv6: bool = True,
+    join: Callable[[Namespace, Sequence[Board]], None] | None = None,
+) -> Iterator[Lan]:
+    """`count` boards on `segments` separate networks, 10.77.SEGMENT.BOARD and fd77:SEGMENT::BOARD, counted from 1.
+
+    `join` gives the boards their interfaces, instead of cables to the kernel's bridges in the namespace it is given.
+    """
     with ExitStack() as stack:
         switch = Namespace("switch")
         stack.callback(switch.close)
@@ -258,25 +268,33 @@ def lan(count: int, *, segments: int = 1, ipv4: bool = True, ipv6: bool = True) 
         stack.callback(_take_down, boards)
         for index in range(count):
             boards.append(Board(index, ipv4=ipv4, ipv6=ipv6))
-        for segment in range(segments):
-            bridge = f"segment{segment}"
-            # A new bridge must not wait for queriers, nor learn who listens: it passes everything on at once.
-            switch.ip(
-                f"link add {bridge} type bridge mcast_snooping 0",
-                f"link set {bridge} up",
-                *(
-                    line
-                    for board in boards
-                    for port in [_port(board.index, segment)]
-                    for line in (
-                        f"link add {port} type veth peer name eth{segment} netns {board.pid}",
-                        f"link set {port} master {bridge} up",
-                    )
-                ),
-            )
+        if join is None:
+            _cables(switch, boards, segments)
+        else:
+            join(switch, boards)
         for board in boards:
             board.plug_in(segments)
         yield Lan(boards, switch, segments)
+
+
+def _cables(switch: Namespace, boards: Sequence[Board], segments: int) -> None:
+    """A bridge for every segment, and a cable to it from each board."""
+    for segment in range(segments):
+        bridge = f"segment{segment}"
+        # A new bridge must not wait for queriers, nor learn who listens: it passes everything on at once.
+        switch.ip(
+            f"link add {bridge} type bridge mcast_snooping 0",
+            f"link set {bridge} up",
+            *(
+                line
+                for board in boards
+                for port in [_port(board.index, segment)]
+                for line in (
+                    f"link add {port} type veth peer name eth{segment} netns {board.pid}",
+                    f"link set {port} master {bridge} up",
+                )
+            ),
+        )
 
 
 def _port(board: int, segment: int) -> str:
