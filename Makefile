@@ -66,6 +66,7 @@ faults: $(VENV)/.test $(VENV)/pyre/.made
 	$(BIN)/python -m tests.faults.pyre --python $(VENV)/pyre/bin/python --out runs/faults-pyre.json
 	$(BIN)/python -m tests.faults.requests --out runs/faults-requests.json
 	$(BIN)/python -m tests.faults.links --out runs/faults-links.json
+	$(BIN)/python -m tests.faults.wires --out runs/faults-wires.json
 	$(BIN)/python -m tests.faults.load --out runs/faults-load.json
 	$(BIN)/python -m tests.faults.speed --out runs/faults-speed.json
 

@@ -57,7 +57,7 @@ _MEMBERS_S = 2.0
 @click.option(
     "--allow-degraded",
     is_flag=True,
-    help="Accept a result without lost boards' tokens; so far the others always complete it.",
+    help="Rather a result without a lost board's tokens than the time of another run.",
 )
 @click.option("--batch", type=click.IntRange(1, MAX_BLOBS), default=1, help="Images per request  [1].")
 @click.option("--explain", is_flag=True, help="What the request cost each board, and why it ran so.")

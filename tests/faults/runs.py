@@ -1,6 +1,7 @@
 """The command line of a module of rows: every row on a fresh cluster, seed after seed, kept in a file, reported."""
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -13,10 +14,13 @@ from tests.faults.record import Promise, Record, Run, machine
 from tests.faults.requests import MODELS, Row
 from tests.helpers.cluster import cluster
 from tests.helpers.lan import lan, why_no_lan
+from tests.helpers.wire import Wire, wired_lan
 
 
 class Bench(Row):
-    """A row that notes figures of its own."""
+    """A row that notes figures of its own, and may make the wire bad where its kind says `wired`."""
+
+    wire: Wire
 
     def note(self, figure: str, value: float) -> None:
         self._run.figures[figure] = value
@@ -28,6 +32,7 @@ class Kind:
 
     do: Callable[[Bench], None]
     boards: int = 4
+    wired: bool = False  # joined by a switch of user space, instead of cables to a bridge
     models: Callable[[Path], object] | None = None  # fills a folder with the models of the row; None: those that ship
     needs: Callable[[], str] = why_no_lan  # empty, or why it cannot run here
 
@@ -64,9 +69,18 @@ def _run(kind: Kind, rng: random.Random, folder: Path) -> Run:
         if not folder.exists():
             kind.models(folder)
     run = Run()
-    with lan(kind.boards) as boards, cluster(boards, models) as daemons:
+    with contextlib.ExitStack() as stack:
+        wire = None
+        if kind.wired:
+            boards, wire = stack.enter_context(wired_lan(kind.boards, seed=rng.getrandbits(32)))
+        else:
+            boards = stack.enter_context(lan(kind.boards))
+        daemons = stack.enter_context(cluster(boards, models))
+        row = Bench(boards, daemons, rng, run)
+        if wire is not None:
+            row.wire = wire
         try:
-            kind.do(Bench(boards, daemons, rng, run))
+            kind.do(row)
         except AssertionError as problem:
             run.problem = str(problem)
     run.figures["load average of the machine"] = os.getloadavg()[0]
