@@ -109,9 +109,7 @@ def by_peer(beliefs: list[Belief]) -> dict[str, list[Belief]]:
 def changed(beliefs: list[Belief], since: float, until: float) -> int:
     """How often a board took another one into its ring, or out of it, in that time."""
     members = [(belief.at, belief.status == "alive") for belief in beliefs]
-    return sum(
-        before != after and since <= at <= until for (_, before), (at, after) in zip(members, members[1:], strict=False)
-    )
+    return sum(before != after and since <= at <= until for (_, before), (at, after) in pairwise(members))
 
 
 ROWS: dict[str, Kind] = {
