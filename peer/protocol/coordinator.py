@@ -37,9 +37,10 @@ from peer.protocol.events import AnswerFailed, LogitsReady, Submission
 from peer.protocol.messages import Cancel, Failed, Feature
 from peer.protocol.outlook import Bustle, Outlook, Situation, case
 from peer.protocol.partition import partition
-from peer.protocol.patience import FIRST_ROUND_S, LONGEST_ROUND_S, Patience
+from peer.protocol.patience import FIRST_ROUND_S, Patience
 from peer.protocol.planner import Way
 from peer.protocol.shares import weights
+from peer.protocol.time_left import TimeLeft
 from peer.protocol.types import (
     Epoch,
     Exchange,
@@ -54,9 +55,6 @@ from peer.protocol.types import (
 )
 
 MAX_ATTEMPTS = 3  # with others; what they do not bring to an end the asked board does alone
-_ROUND_OF_REST = 0.25  # of the time left: no round waits longer, so that other attempts fit behind it
-_RESCUE_OF_ALL = 0.2  # of the time for the request, or this many times what it takes alone, are kept for that
-_RESCUE_OF_ALONE = 3.0
 _ERRAND_LATE = 4.0  # times what an errand was to take: its board is stuck, or has far more to do than we know
 MAX_STAGE_FAILURES = 2  # an input that breaks two boards' compute is refused, not carried to a third
 
@@ -79,6 +77,7 @@ class Coordinator:
         self._started_at = now
         self._queue_s = 0.0  # behind other requests
         self._patience = patience
+        self._time = TimeLeft(submission, facts, patience)
         self._outlook = outlook
         self._course: Course | None = None
         self._undisturbed = True  # by other requests: what it takes is worth remembering
@@ -87,8 +86,6 @@ class Coordinator:
         self._without: set[int] = set()  # shards that some board did without: nobody waits for them any more
         self._gather_from = now
         self._gather_by = math.inf  # when the class tokens of the others are late
-        self._alone_s: float | None = None  # what the undivided model takes here, as far as that was measured
-        self._rescue_at = math.inf  # when the asked board goes on alone, or it would come too late
         self._attempt = 0
         self._epoch = Epoch(0)
         self._shards: tuple[Shard, ...] = ()
@@ -117,18 +114,15 @@ class Coordinator:
     def deadline(self) -> float:
         """Local monotonic time at which this request wants a `timer`."""
         if self.phase is Phase.RUNNING:
-            return min(self.submission.deadline_at, self._gather_by, self._rescue_at)
+            return min(self.submission.deadline_at, self._gather_by, self._time.rescue_at)
         return self.submission.deadline_at
 
     def begin(self, view: View, bustle: Bustle, now: float) -> list[Effect]:
         """Plan the first attempt, or end at once with a typed error."""
         self._self_id = view.self_id
         self._queue_s = now - self._started_at
-        speed = view.members[view.self_id].speed
-        if speed:
-            self._alone_s = self._facts.tokens * self._facts.blocks * self.submission.batch / speed
-        self._rescue_at = self._last_moment(now)
-        if now >= self.submission.deadline_at:
+        self._time.begin(view.members[view.self_id].speed, now)
+        if self._time.over(now):
             return self._out_of_time(now)  # it waited its turn, or was late when it came
         self._undisturbed = bustle.requests == 1
         chosen = course(self.submission, self._situation(view, bustle, now), self._outlook)
@@ -176,7 +170,7 @@ class Coordinator:
         self._without |= {i for i in message.lost if i < len(self._shards)}
         if sender == self._self_id:
             # Every board had the same rounds to finish: who is silent for a whole round from here on is not coming.
-            self._gather_from, self._gather_by = now, now + self._round_s(now)
+            self._gather_from, self._gather_by = now, now + self._time.round_s(self._attempt, now)
         return self._gathered()
 
     def _errand_done(self, message: Feature, view: View, now: float) -> list[Effect]:
@@ -228,41 +222,16 @@ class Coordinator:
     def _without_or_again(self, late: set[int], view: View, now: float) -> list[Effect]:
         """Boards of the attempt that stay out: begin anew without them, or have it done without their tokens."""
         left = [i for i, s in enumerate(self._shards) if i not in late | self._without and s.peer != self._self_id]
-        left_s = self.submission.deadline_at - now
-        if not left or left_s <= 0 or left_s > self._degrade_s(now):
+        if not left or not self._time.to_degrade(now):
             return self._retry({self._shards[i].peer for i in late}, view, now)
         self._without |= late
         return self._gathered()
-
-    def _round_s(self, now: float) -> float:
-        """How long a round of this attempt may take: who seems lost may only be slow, so each is more patient."""
-        patience_s = self._patience.round_s(self.submission.model) * 2.0 ** (self._attempt - 1)
-        return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self.submission.deadline_at - now))
-
-    def _last_moment(self, now: float) -> float:
-        """When to go on alone, local monotonic time; never where even that would take too long."""
-        all_s = self.submission.deadline_at - now
-        spare_s = max(_RESCUE_OF_ALL * all_s, _RESCUE_OF_ALONE * (self._alone_s or 0.0))
-        return self.submission.deadline_at - spare_s if spare_s < all_s else math.inf
-
-    def _rescue_s(self) -> float:
-        """With no more time left than this the asked board alone would come too late as well."""
-        return math.inf if self._alone_s is None else _RESCUE_OF_ALONE * self._alone_s
-
-    def _degrade_s(self, now: float) -> float:
-        """With no more time left than this nothing that gives a whole answer would be in time, or none is wanted."""
-        wanted = self.submission
-        if wanted.exchange is Exchange.RING:
-            return 0.0
-        if wanted.allow_degraded:
-            return wanted.deadline_at - now
-        return min(self._patience.rerun_s(wanted.model), self._rescue_s())
 
     def logits(self, event: LogitsReady, now: float) -> list[Effect]:
         """The answer is there."""
         if self.phase is not Phase.ANSWERING:
             return []
-        if now >= self.submission.deadline_at:
+        if self._time.over(now):
             return self._out_of_time(now)  # timers are looked at coarsely; a late answer is late all the same
         self.phase = Phase.DONE
         wanted = self.submission
@@ -330,9 +299,9 @@ class Coordinator:
     def timer(self, view: View, now: float) -> list[Effect]:
         if self.phase is Phase.DONE:
             return []
-        if now >= self.submission.deadline_at:
+        if self._time.over(now):
             return self._out_of_time(now)
-        if self.phase is Phase.RUNNING and now >= self._rescue_at:
+        if self.phase is Phase.RUNNING and now >= self._time.rescue_at:
             effects = self._cancel_attempt()
             self._attempt += 1
             return effects + self._alone(now)
@@ -401,8 +370,8 @@ class Coordinator:
             self_id=self._self_id,
             attempt=self._attempt,
             epoch=self._epoch,
-            round_s=self._round_s(now),
-            degrade_s=self._degrade_s(now),
+            round_s=self._time.round_s(self._attempt, now),
+            degrade_s=self._time.degrade_s(now),
             now=now,
         )
         self._input_bytes += sum(len(m.body) for p, m in zip(boards, messages, strict=True) if p != self._self_id)
@@ -434,7 +403,7 @@ class Coordinator:
         effects = self._cancel_attempt()
         self._excluded |= blamed
         self._lost += [peer for peer in sorted(blamed) if peer not in self._lost]
-        if now >= self.submission.deadline_at:
+        if self._time.over(now):
             return self._out_of_time(now)
         able = {member.peer for member in view.alive(self.submission.model)}
         if self.entrusted and self._attempt < MAX_ATTEMPTS:
@@ -444,9 +413,7 @@ class Coordinator:
             self._attempt += again.way is Way.SINGLE
             return effects + self._follow(replace(again, option=None), view, now)
         rest = tuple(s.peer for s in self._shards if s.peer in able and s.peer not in self._excluded)
-        left_s = self.submission.deadline_at - now
-        alone_only = self._rescue_s() < left_s <= self._patience.rerun_s(self.submission.model)
-        if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS or alone_only:
+        if len(rest) <= 1 or self._attempt >= MAX_ATTEMPTS or self._time.only_alone(now):
             self._attempt += 1
             return effects + self._alone(now)
         return effects + self._assign(view, rest, None, now)
