@@ -283,6 +283,8 @@ class Coordinator:
             predicted_s, measured_s = forecast.latency_s + busy_s - forecast.busy_s, now - self._attempt_at
         else:
             return
+        if self._undisturbed and chosen.way is not Way.SINGLE:
+            self._outlook.travelled(chosen.option, now - self._attempt_at - busy_s, self._self_id)
         about = case(chosen.option, self._facts.model)
         self._outlook.experience.learn(about, predicted_s=predicted_s, measured_s=measured_s, now=now)
 

@@ -16,6 +16,7 @@ from peer.protocol.types import Exchange, Member, ModelFacts, ModelId, PeerId, V
 ASSUMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, until a link was measured
 ASSUMED_REACH_S = 0.5e-3
 _KEPT = 32
+_FAR_OFF, _SLACK_S = 2.0, 0.02  # a way that takes so many times longer than foreseen, or shorter, has changed
 _FINENESS = 1.2  # inputs whose sizes differ by less are of one kind
 
 
@@ -90,6 +91,7 @@ class Outlook:
         self._links = links
         self._known = _Known(View(self_id=PeerId("")), {})
         self._usual: dict[tuple[ModelId, str, int], Key] = {}
+        self._doubted: set[PeerId] = set()
 
     def ways(self, at: Situation) -> Ways:
         """Every option for such a request, without the boards that had better not be waited for."""
@@ -126,6 +128,17 @@ class Outlook:
     def predicted_s(self, option: Option, at: Situation) -> float:
         """An option's forecast, corrected."""
         return option.forecast.latency_s * self.factor(option, at)
+
+    def travelled(self, option: Option, measured_s: float, me: PeerId) -> None:
+        """Besides computing, a request took so long: where that was not foreseen, the links are not as we think."""
+        foreseen_s = option.forecast.latency_s - option.forecast.busy_s
+        if not foreseen_s / _FAR_OFF - _SLACK_S <= measured_s <= foreseen_s * _FAR_OFF + _SLACK_S:
+            self._doubted |= set(option.boards) - {me}
+
+    def take_doubted(self) -> frozenset[PeerId]:
+        """Boards whose links had better be measured anew; each is told once."""
+        doubted, self._doubted = frozenset(self._doubted), set()
+        return doubted
 
     def keep(self, models: frozenset[ModelId]) -> None:
         """Forget all other models."""

@@ -152,6 +152,7 @@ class Requests:
             case _ as never:
                 assert_never(never)
         effects += self._begin_waiting(now)
+        self.soundings.doubt(self._outlook.take_doubted(), now)
         if not self.idle:
             self.soundings.stop(now)
         return effects

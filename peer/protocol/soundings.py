@@ -1,13 +1,14 @@
 """What the links to other boards are like: an empty message there and back for the way, growing ones for the width.
 
-One board is sounded at a time, while nothing else is under way here, and again after minutes. What is measured is what
+One board is sounded at a time, while nothing else is under way here, and again after minutes, or soon where requests
+find that the link has changed. What is measured is what
 a round meets: the sockets of the tensors, the threads that compute. A shaper lets a burst pass before it slows the
 flow, so the width is read from the last two sizes, both long enough to have been slowed.
 """
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from peer.protocol.effects import Send
@@ -33,6 +34,8 @@ _SPREAD_S = 3.0  # boards that meet do not all sound at once
 class _Peer:
     due_at: float
     looks: int = 0
+    looked_at: float = -math.inf
+    doubted: bool = False  # what was measured before tells nothing any more
     ways: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     rates: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
@@ -99,6 +102,14 @@ class Soundings:
         if gone:
             self._publish()
 
+    def doubt(self, peers: Iterable[PeerId], now: float) -> None:
+        """Requests found these links other than they were: look again soon, and forget what was seen before."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            # On a busy machine much seems slow; what was just looked at has not changed since.
+            if known is not None and not known.doubted and now >= known.looked_at + _SOON_S:
+                known.doubted, known.looks, known.due_at = True, 0, now
+
     def stop(self, now: float) -> None:
         """A request began here: what is being measured would tell of it, not of the link."""
         if self._running is not None:
@@ -150,6 +161,10 @@ class Soundings:
 
     def _finish(self, run: _Running, took_s: float, now: float) -> None:
         peer = self._peers[run.peer]
+        if peer.doubted:
+            peer.ways.clear()
+            peer.rates.clear()
+        peer.doubted, peer.looked_at = False, now
         peer.ways.append(run.way_s)
         size, before_s = run.before or (0, run.way_s)
         # Both ways carry an acknowledgement and wake somebody: what is left is the ballast's own time.

@@ -62,7 +62,9 @@ def delay(row: Bench, *, ms: int) -> None:
     row.gather(*row.all)
     row.wire.set(delay_s=delay_s, jitter=0.5)
     time.sleep(SETTLED_S)  # for a second look at the links
-    ask(row, row.history, ASKED_TIMES)
+    for mode in ("auto", "sequence"):  # whoever has changed is noticed by requests, and looked at between them
+        ask(row, History(), ASKED_TIMES, mode=mode)
+    time.sleep(SETTLED_S)
     shared = ask(row, row.history, ASKED_TIMES)
     reports = [request.report for request in shared if request.report]
     row.note(f"delay {ms} ms: request", median_s(shared))

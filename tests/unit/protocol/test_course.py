@@ -145,6 +145,20 @@ def test_experience_moves_the_choice_and_the_prediction() -> None:
     assert taken(boards, outlook=outlook).way is Way.SINGLE
 
 
+@pytest.mark.parametrize(("times_over", "doubted"), [(1.0, False), (1.5, False), (5.0, True), (0.1, True)])
+def test_a_link_is_doubted_once_when_requests_wait_far_longer_or_shorter_than_foreseen(
+    times_over: float, doubted: bool
+) -> None:
+    slow = {other: Link(0.1, 12.5e6) for other in LINKS}
+    outlook, boards = Outlook(Experience(), lambda: slow), view(*(board(i) for i in range(3)))
+    option = taken(boards, replace(ASKED, mode=Mode.SEQUENCE), outlook=outlook).option
+    assert option is not None
+    foreseen_s = option.forecast.latency_s - option.forecast.busy_s
+    outlook.travelled(option, times_over * foreseen_s, peer(0))
+    assert outlook.take_doubted() == (frozenset({peer(1), peer(2)}) if doubted else frozenset())
+    assert outlook.take_doubted() == frozenset()
+
+
 def test_both_exchanges_can_be_asked_for() -> None:
     boards = view(*(board(i) for i in range(4)))
     ring = taken(boards, replace(ASKED, mode=Mode.SEQUENCE, exchange=Exchange.RING))

@@ -89,6 +89,24 @@ def test_each_board_has_its_turn_and_is_looked_at_again_less_and_less_often() ->
     assert sum(pauses[-3:]) > 250.0
 
 
+def test_a_link_that_requests_find_changed_is_measured_anew_and_what_was_known_is_forgotten() -> None:
+    links, good = Soundings(300.0), Pipe(way_s=4e-4, rate=12.5e6, bucket=0.0)
+    links.see(view(2), 0.0)
+    now = 0.0
+    for _ in range(4):
+        now = sound(links, good, max(now, due(links)))
+    bad = Pipe(way_s=0.1, rate=1.25e6, bucket=0.0, at=now)
+    links.doubt([peer(1)], now + 1)  # just after a look nothing can have changed
+    assert due(links) > now + 10
+    links.doubt([peer(1), peer(9)], now + 10)
+    assert due(links) == now + 10
+    assert links.links[peer(1)].rtt_s == pytest.approx(4e-4)  # until there is something better
+    now = sound(links, bad, now + 10)
+    assert links.links[peer(1)].rtt_s == pytest.approx(0.1)
+    assert links.links[peer(1)].rate == pytest.approx(1.25e6, rel=0.05)
+    assert due(links) - now < 15
+
+
 def test_what_a_request_disturbs_or_a_busy_board_answers_is_not_believed() -> None:
     links = Soundings(300.0)
     links.see(view(2), 0.0)
