@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share wheelhouse boot-test clean
+.PHONY: help demo test test-tools fuzz sim faults busy soak check format bench share wheelhouse deb boot-test clean
 help:
 	@echo "make demo    four boards on this machine classify a photo together"
 	@echo "make test    the whole default test suite"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak    an hour of random faults while clients ask (root)"
 	@echo "make check   format, lint, types, import contracts, units"
 	@echo "make wheelhouse ARCH=aarch64|x86_64 [PYTHON_OF_BOARDS=3.11]   the archive that installs a board without internet, in dist/"
+	@echo "make deb ARCH=aarch64|x86_64   the same as a Debian package (needs dpkg-deb)"
 	@echo "make boot-test [ARCH=...]   Debian machines under qemu: install, join, break, upgrade (root; an hour, emulated)"
 	@echo "make bench   benchmarks: overhead of a round, work split, cost of standing by; emulated boards into docs/benchmarks (root, an hour)"
 	@echo "make share   completion for bash, zsh and fish, and man pages, from the commands' help"
@@ -106,6 +107,9 @@ ARCH ?= $(shell uname -m)
 PYTHON_OF_BOARDS ?= 3.11
 wheelhouse: $(VENV)/.base
 	$(BIN)/python -m tools.wheelhouse --arch $(ARCH) --python $(PYTHON_OF_BOARDS)
+
+deb: wheelhouse
+	$(BIN)/python -m tools.deb --arch $(ARCH) --python $(PYTHON_OF_BOARDS)
 
 # Debian packages that it needs: tests/boot/images.py. Images and what a stage leaves are kept in the user's cache.
 boot-test: $(VENV)/.base

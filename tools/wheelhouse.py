@@ -68,6 +68,12 @@ def version_here() -> str:
     return setup["metadata"]["version"]
 
 
+def archive_of(out: Path, version: str, arch: str, python: str) -> Path:
+    """Where the archive for a kind of board lies."""
+    suffix = "" if python == PYTHONS[0] else f"-python{python}"
+    return out / f"tokenring-{version}-{arch}{suffix}.tar.gz"
+
+
 def resolve(board: Board, wanted: Iterable[str]) -> dict[tuple[str, str], str]:
     """The hash of the wheel that pip would take, by name and version."""
     with tempfile.TemporaryDirectory(prefix="tokenring-") as scratch:
@@ -226,12 +232,11 @@ def main() -> None:
         print(f"wrote {LOCK.relative_to(ROOT)}")
         return
     name = f"tokenring-{options.release_version}-{options.arch}"
-    suffix = "" if options.python == PYTHONS[0] else f"-python{options.python}"
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tokenring-") as scratch:
         release = Path(scratch) / name
         assemble(Board(arch=options.arch, python=options.python), options.release_version, release)
-        archive = options.out / f"{name}{suffix}.tar.gz"
+        archive = archive_of(options.out, options.release_version, options.arch, options.python)
         pack(release, archive)
     if options.arch == os.uname().machine and options.python == f"{sys.version_info.major}.{sys.version_info.minor}":
         try_out(archive)
