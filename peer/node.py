@@ -1,4 +1,4 @@
-"""One board: builds the parts, starts and stops them in order, and answers the control socket. The composition root."""
+"""One board: builds the parts, starts them, and stops them in order. The composition root."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,13 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from peer.acquaintances import Acquaintances
 from peer.administration import Administration, Vitals
+from peer.board_api import BoardApi, Standing
 from peer.bulk_plane import BulkPlane
 from peer.catalog import Catalog
 from peer.cluster_lock import LOOPBACK, read_lock, write_lock
@@ -22,48 +23,29 @@ from peer.config import PeerdConfig, Prepack
 from peer.control_plane import ControlPlane
 from peer.control_server import control_server
 from peer.discovery import Announcement
-from peer.errors import ConfigError, Leaving, NoSuchModel, PeerError
+from peer.errors import ConfigError, PeerError
 from peer.identity import next_identity
 from peer.inference import Inference
 from peer.lookout import Lookout
 from peer.mdns import MdnsDiscovery
-from peer.model_reports import model_report, nameless_report
 from peer.news import NewsLog
 from peer.observation import Observation
 from peer.partial_copy import target_of
-from peer.planning import plan_report
-from peer.protocol import ring
 from peer.protocol.control_events import LeaveRequested, LinkBroke, ModelsHeld, ProfileMeasured, Sighted
 from peer.protocol.events import ViewChanged
-from peer.protocol.holders import holding
 from peer.protocol.liveness import Pace
 from peer.protocol.membership import Membership
 from peer.protocol.profile import alike
 from peer.protocol.requests import RequestLimits
-from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, RequestId, Status, View
+from peer.protocol.types import HIGHEST_PORT, Address, Endpoint, Lock, Member, ModelId, Status, View
 from peer.protocol.wire import PROTOCOL_VERSION
-from peer.reports import (
-    ActivityReport,
-    FetchReport,
-    InferQuery,
-    InferReport,
-    MemberReport,
-    ModelReport,
-    PlanQuery,
-    PlanReport,
-    RingReport,
-    StatusReport,
-    TraceReport,
-    VerifyReport,
-)
 from peer.request_meter import RequestMeter
 from peer.revocations import read_revoked, write_revoked
-from peer.ring_reports import member_report, ring_report
 from peer.supply import Supply
 from peer.trace_collector import TraceCollector
 from peer.watchdog import Progress
 from peer.zmq_transport import BULK, ControlSockets, DataSockets, ZmqContext
-from runtime.memory import GiveBack, rss_bytes
+from runtime.memory import GiveBack
 from runtime.plan import ModelPlan
 from runtime.settings import SessionSettings
 
@@ -71,7 +53,6 @@ _log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _SPEED_EVERY_S = 1.0
 _SOUND_EVERY_S = 300.0  # between two looks at the link to one board
-_PLAN_PATIENCE_S, _PLAN_LOOK_S = 5.0, 0.1
 _SAME = 0.1  # a profile that differs by less is no news
 _T = TypeVar("_T")
 
@@ -156,7 +137,7 @@ class Node:
         try:
             administration = self._administration(stop)
             async with (
-                control_server(self, self._config.socket, administration) as clients,
+                control_server(self._api, self._config.socket, administration) as clients,
                 self._observation.serve(self._config.metrics),
                 asyncio.TaskGroup() as tasks,
             ):
@@ -237,7 +218,11 @@ class Node:
             on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
             on_trace=lambda word: self._traces.heard(word),  # noqa: PLW0108
         )
-        self._traces = TraceCollector(ask=self._compute.collect, view=self._control.view, model_name=self._model_name)
+        self._traces = TraceCollector(
+            ask=self._compute.collect,
+            view=self._control.view,
+            model_name=lambda model: self._api.model_name(model),  # noqa: PLW0108
+        )
         meter = self._meter = RequestMeter(self._me.peer, now)
         self._inference = Inference(
             catalog=self._catalog, submit=self._compute.submit, view=self._control.view, meter=meter
@@ -252,6 +237,7 @@ class Node:
             refused_handshakes=self._control_sockets.refused,
         )
         self._build_supply(loop, crash)
+        self._api = self._make_api()
 
     def _build_supply(self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], None]) -> None:
         def given(model: ModelId) -> tuple[Path, ModelPlan] | None:
@@ -273,6 +259,26 @@ class Node:
             view=self._control.view,
             submit=self._bulk.submit,
             on_models=self._on_models,
+        )
+
+    def _make_api(self) -> BoardApi:
+        return BoardApi(
+            standing=Standing(
+                me=self._me,
+                endpoint=str(self._config.listen),
+                version=self._version,
+                threads=self._threads,
+                started_at=self._started_at,
+            ),
+            catalog=self._catalog,
+            control=self._control,
+            compute=self._compute,
+            supply=self._supply,
+            inference=self._inference,
+            traces=self._traces,
+            observation=self._observation,
+            not_ready=self._not_ready,
+            leaving=lambda: self._draining,
         )
 
     def _on_models(self) -> None:
@@ -355,11 +361,6 @@ class Node:
         if told is None or not alike(told, account.profile, _SAME):
             self._control.handle(ProfileMeasured(profile=account.profile))
 
-    def _profiled(self, model: ModelId) -> bool:
-        """Whether this board has told how fast it is with a model."""
-        profile = self._control.view().members[self._me.peer].profile
-        return profile is not None and profile.times(model) is not None
-
     async def _take_notes(self) -> None:
         """Note down who is here whenever that changes: soon, but never on the event loop, which a disk holds up."""
         while True:
@@ -397,89 +398,6 @@ class Node:
             step_s=self._compute.stuck_s(),
             silent_s=self._compute.silent_s(),
         )
-
-    async def status(self) -> StatusReport:
-        view = self._control.view()
-        alive = view.alive()
-        not_ready, default = self._not_ready(), self._catalog.default
-        return StatusReport(
-            id=self._me.peer,
-            name=self._me.name,
-            endpoint=str(self._config.listen),
-            version=self._version,
-            protocol=PROTOCOL_VERSION,
-            pid=os.getpid(),
-            ready=not_ready is None,
-            uptime_s=time.monotonic() - self._started_at,
-            epoch=ring.epoch(alive),
-            boards_alive=len(alive),
-            rss_bytes=rss_bytes(),
-            threads=self._threads,
-            default_model=None if default is None else self._catalog.plan(default).name,
-            models=len(self._catalog),
-            not_ready=not_ready,
-        )
-
-    async def members(self) -> Sequence[MemberReport]:
-        now = time.monotonic()
-        members = sorted(self._control.view().members.values(), key=lambda member: member.peer)
-        return [member_report(member, model_name=self._model_name, now=now) for member in members]
-
-    async def ring(self) -> RingReport:
-        model = self._catalog.default
-        return ring_report(self._control.view(), model, None if model is None else self._catalog.plan(model))
-
-    async def models(self) -> Sequence[ModelReport]:
-        elsewhere = await self._supply.elsewhere()
-        view, default = self._control.view(), self._catalog.default
-        own = [
-            model_report(plan, [member.peer for member in view.alive(model)], default=model == default)
-            for model, plan in ((model, self._catalog.plan(model)) for model in self._catalog)
-        ]
-        for model, plan in elsewhere.items():
-            holders = [member.peer for member in holding(view, model)]
-            own.append(nameless_report(model, holders) if plan is None else model_report(plan, holders))
-        return own
-
-    async def verify(self, model: str) -> VerifyReport:
-        plan = await asyncio.to_thread(self._catalog.verify, self._catalog.named(model))
-        return VerifyReport(model=plan.name, model_id=plan.model_id, files=len(plan.files), bytes=plan.size_bytes)
-
-    async def trace(self, request: str | None) -> TraceReport:
-        return await self._traces.collect(None if request is None else RequestId(int(request, 16)))
-
-    async def activity(self) -> ActivityReport:
-        return await self._observation.activity()
-
-    async def infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
-        with self._observation.failures_counted():
-            return await self._infer(query, images)
-
-    async def _infer(self, query: InferQuery, images: Sequence[bytes]) -> Sequence[InferReport]:
-        if self._draining:
-            raise Leaving("this board is leaving the ring; ask another one")
-        if self._catalog.default is None:
-            raise NoSuchModel(f"this board has no model yet: {self._supply.state}; ask again later, or another board")
-        return await self._inference.infer(query, images)
-
-    async def plan(self, query: PlanQuery) -> PlanReport:
-        facts = self._catalog.facts()[self._catalog.named(query.model)]
-        until = time.monotonic() + _PLAN_PATIENCE_S
-        if not self._profiled(facts.model):
-            self._compute.measure(facts.model)
-        # A board that has just started measures itself first, and a model that nobody has used yet.
-        while not self._profiled(facts.model) and time.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(_PLAN_LOOK_S)
-        account = self._compute.account
-        links, lessons = (account.links, account.lessons) if account else ({}, {})
-        view, now = self._control.view(), time.monotonic()
-        return plan_report(query, facts, view, links=links, lessons=lessons, now=now)
-
-    async def fetch(self, model: str) -> FetchReport:
-        return await self._supply.fetch(model)
-
-    def _model_name(self, model: ModelId) -> str:
-        return self._catalog.plan(model).name if model in self._catalog else model[:12]
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[_T], None], what: _T) -> None:
