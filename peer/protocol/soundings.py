@@ -27,6 +27,7 @@ _SILENT_S = 2.0
 _RETRY_S = 5.0
 _KEPT = 4
 _SOON_S = 10.0  # until the second look; doubles up to the usual pause, as the first may have met a busy start
+_OTHER = 2.0  # times as long or as wide: another link than before
 _SPREAD_S = 3.0  # boards that meet do not all sound at once
 
 
@@ -35,7 +36,8 @@ class _Peer:
     due_at: float
     looks: int = 0
     looked_at: float = -math.inf
-    doubted: bool = False  # what was measured before tells nothing any more
+    doubted: bool = False  # what was measured before may tell nothing any more
+    sure_s: float = _SOON_S  # for so long after a look no doubt counts; doubles with each that was unfounded
     ways: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     rates: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
@@ -103,12 +105,12 @@ class Soundings:
             self._publish()
 
     def doubt(self, peers: Iterable[PeerId], now: float) -> None:
-        """Requests found these links other than they were: look again soon, and forget what was seen before."""
+        """Requests found these links other than they were: look again soon, and forget what was seen if it is so."""
         for peer in peers:
             known = self._peers.get(peer)
-            # On a busy machine much seems slow; what was just looked at has not changed since.
-            if known is not None and not known.doubted and now >= known.looked_at + _SOON_S:
-                known.doubted, known.looks, known.due_at = True, 0, now
+            # On a busy machine much seems slow, and it is not the link.
+            if known is not None and not known.doubted and now >= known.looked_at + known.sure_s:
+                known.doubted, known.due_at = True, now
 
     def stop(self, now: float) -> None:
         """A request began here: what is being measured would tell of it, not of the link."""
@@ -161,19 +163,28 @@ class Soundings:
 
     def _finish(self, run: _Running, took_s: float, now: float) -> None:
         peer = self._peers[run.peer]
-        if peer.doubted:
-            peer.ways.clear()
-            peer.rates.clear()
-        peer.doubted, peer.looked_at = False, now
-        peer.ways.append(run.way_s)
         size, before_s = run.before or (0, run.way_s)
         # Both ways carry an acknowledgement and wake somebody: what is left is the ballast's own time.
         longer_s = max(took_s - before_s, (run.size - size) / _FASTEST)
-        peer.rates.append((run.size - size) / longer_s)
+        rate = (run.size - size) / longer_s
+        if peer.doubted:
+            self._judge(peer, self._links.get(run.peer), Link(rtt_s=run.way_s, rate=rate))
+        peer.doubted, peer.looked_at = False, now
+        peer.ways.append(run.way_s)
+        peer.rates.append(rate)
         peer.due_at = now + min(self._every_s, _SOON_S * 2**peer.looks)
         peer.looks = min(peer.looks + 1, 10)
         self._running = None
         self._publish()
+
+    def _judge(self, peer: _Peer, before: Link | None, found: Link) -> None:
+        """Whether a doubt was founded: then what was seen is forgotten, else the next doubt has to wait longer."""
+        if before is not None and not _differ(before.rtt_s, found.rtt_s) and not _differ(before.rate, found.rate):
+            peer.sure_s = min(2 * peer.sure_s, self._every_s)
+            return
+        peer.sure_s, peer.looks = _SOON_S, 0
+        peer.ways.clear()
+        peer.rates.clear()
 
     def _put_off(self, peer: PeerId, until: float) -> None:
         self._running = None
@@ -193,3 +204,7 @@ class Soundings:
 
     def _send(self, me: PeerId, run: _Running) -> Send:
         return Send(to=run.peer, message=Sound(sender=me, sequence=run.sequence, body=bytes(run.size)))
+
+
+def _differ(before: float | None, found: float | None) -> bool:
+    return before is None or found is None or not 1 / _OTHER <= found / before <= _OTHER

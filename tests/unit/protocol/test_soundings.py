@@ -1,6 +1,7 @@
 """Links are measured between requests: the way, and the width behind what a shaper lets pass at first."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 from protocol_cases import changed, peer, view
@@ -105,6 +106,20 @@ def test_a_link_that_requests_find_changed_is_measured_anew_and_what_was_known_i
     assert links.links[peer(1)].rtt_s == pytest.approx(0.1)
     assert links.links[peer(1)].rate == pytest.approx(1.25e6, rel=0.05)
     assert due(links) - now < 15
+
+
+def test_doubts_that_were_unfounded_are_heard_less_and_less() -> None:
+    links, pipe = Soundings(300.0), Pipe(way_s=4e-4, rate=12.5e6, bucket=0.0)
+    links.see(view(2), 0.0)
+    looks = [sound(links, pipe, due(links))]
+    for second in range(5, 600):
+        links.doubt([peer(1)], float(second))
+        if due(links) <= second:
+            looks.append(sound(links, pipe, float(second)))
+    pauses = [after - before for before, after in pairwise(looks)]
+    assert pauses[0] < 12
+    assert pauses[-1] > 80
+    assert len(pauses) < 12
 
 
 def test_what_a_request_disturbs_or_a_busy_board_answers_is_not_believed() -> None:
