@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from peer.errors import PeerError
-from tests.faults.record import ROOT, Promise, Record, Run, machine
+from tests.faults.record import ROOT, Promise, Record, Run, add_seeds, machine, seeds
 from tests.helpers.cluster import Daemons, cluster
 from tests.helpers.lan import Lan, lan, why_no_lan
 
@@ -182,7 +182,7 @@ def run(name: str, seed: int, boards: int) -> Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=30)
+    add_seeds(parser)
     parser.add_argument("--boards", type=int, default=4)
     parser.add_argument("--crowd", type=int, default=20, help="boards of the row `crowd`")
     parser.add_argument("--rows", default=",".join(ROWS))
@@ -191,10 +191,10 @@ def main() -> None:
     if why_no_lan():
         sys.exit(f"skipped: {why_no_lan()}")
     record = Record(options.out)
-    for seed in range(options.seeds):  # one seed of every row after the other: a part of it is evenly spread
+    for seed in seeds(options):  # one seed of every row after the other: a part of it is evenly spread
         for name in options.rows.split(","):
             large = name == "crowd"
-            if record.has(name, seed) or (large and seed >= max(3, options.seeds // 10)):
+            if record.has(name, seed) or (large and options.seed is None and seed >= max(3, options.seeds // 10)):
                 continue
             done = run(name, seed, options.crowd if large else options.boards)
             record.put(name, seed, done)

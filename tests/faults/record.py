@@ -4,11 +4,13 @@ Started again, what the file holds is not repeated, unless it was measured on ot
 is put aside as FILE.old. A run that failed is kept as well; nobody may draw until it fits.
 """
 
+import argparse
 import hashlib
 import json
 import os
 import platform
 import statistics
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,7 +75,7 @@ class Record:
                 for figure, value in run.figures.items():
                     values.setdefault(figure, []).append(value)
                 if run.problem:
-                    problems.append(f"{row}, seed {seed}: {run.problem}")
+                    problems.append(f"{row}, seed {seed}: {run.problem}\n    again: {again(row, int(seed))}")
         kept = not problems
         print(f"{'':48} {'n':>4} {'p50':>7} {'p95':>7} {'worst':>7}  promise")
         for figure, promise in promises.items():
@@ -88,6 +90,24 @@ class Record:
             print(f"{figure:48} {len(ordered):4} {row}  {', '.join(words)}{'  MISSED' if missed else ''}")
         print("\n".join(problems) or "no run failed")
         return kept
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """Options that say which seeds to run; see `seeds`."""
+    parser.add_argument("--seeds", type=int, default=30, help="this many, from 0 on  [30]")
+    parser.add_argument("--seed", type=int, help="only this one, to see again how it failed")
+
+
+def seeds(options: argparse.Namespace) -> range:
+    return range(options.seeds) if options.seed is None else range(options.seed, options.seed + 1)
+
+
+def again(row: str, seed: int) -> str:
+    """The command that runs one seed of a row once more."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return (
+        f"python -m {spec.name if spec else 'tests.faults.requests'} --rows {row} --seed {seed} --out runs/again.json"
+    )
 
 
 def p95(values: list[float]) -> float:

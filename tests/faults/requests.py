@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.history import SHARED, Client, History
-from tests.faults.record import ROOT, Promise, Record, Run, machine
+from tests.faults.record import ROOT, Promise, Record, Run, add_seeds, machine, seeds
 from tests.helpers.cluster import Daemons, cluster
 from tests.helpers.lan import Lan, lan, why_no_lan
 
@@ -208,7 +208,7 @@ BOARDS = {"split": 5}  # two and three, as the promise says
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=30)
+    add_seeds(parser)
     parser.add_argument("--boards", type=int, default=4)
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--out", type=Path, default=Path("runs/faults-requests.json"))
@@ -216,7 +216,7 @@ def main() -> None:
     if why_no_lan():
         sys.exit(f"skipped: {why_no_lan()}")
     record = Record(options.out)
-    for seed in range(options.seeds):
+    for seed in seeds(options):
         for name in options.rows.split(","):
             if record.has(name, seed):
                 continue

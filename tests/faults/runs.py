@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.record import Promise, Record, Run, machine
+from tests.faults.record import Promise, Record, Run, add_seeds, machine, seeds
 from tests.faults.requests import MODELS, Row
 from tests.helpers.cluster import cluster
 from tests.helpers.lan import lan, why_no_lan
@@ -40,14 +40,14 @@ class Kind:
 def repeat(doc: str, rows: Mapping[str, Kind], promises: dict[str, Promise], out: Path) -> None:
     """Run what the command line asks for; ends the process, with 1 when a run failed or a promise was missed."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=30)
+    add_seeds(parser)
     parser.add_argument("--rows", default=",".join(rows))
     parser.add_argument("--out", type=Path, default=out)
     options = parser.parse_args()
     record = Record(options.out)
     skipped = {name: why for name in options.rows.split(",") if (why := why_no_lan() or rows[name].needs())}
     with tempfile.TemporaryDirectory(prefix="tr-models-") as folder:
-        for seed in range(options.seeds):
+        for seed in seeds(options):
             for name in options.rows.split(","):
                 if name in skipped or record.has(name, seed):
                     continue
