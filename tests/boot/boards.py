@@ -40,8 +40,7 @@ class Installed:
         done = self.machine.run("peerctl members --json --timeout 60", SLOW_S, check=False)
         if done.code:
             return set()
-        # Any: the command's JSON.
-        members: list[dict[str, Any]] = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+        members: list[dict[str, Any]] = json.loads(done.out)  # Any: the command's JSON
         return {str(member["name"]) for member in members if member["status"] == "alive"}
 
     def infer(self, boards: int) -> dict[str, Any]:  # Any: the command's JSON
