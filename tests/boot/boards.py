@@ -50,6 +50,17 @@ class Installed:
         answer: dict[str, Any] = json.loads(self.machine.run(command, SLOW_S).out.splitlines()[0])
         return answer
 
+    def answers_over(self, boards: int) -> bool:
+        """Whether so many boards can serve at present."""
+        try:
+            return len(self.infer(boards)["boards"]) == boards
+        except BootFailure:
+            return False
+
+    def refused_calls(self) -> list[str]:
+        """What the kernel's audit says of processes that a filter of system calls stopped in this boot."""
+        return self.machine.run("journalctl -k --no-pager | grep -i 'audit.*SECCOMP' || true", 300).out.splitlines()
+
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = SLOW_S) -> float:
         """Until it holds; the seconds that this took."""
         started = time.monotonic()
