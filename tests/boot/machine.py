@@ -67,7 +67,8 @@ class Machine:
     def start(self) -> None:
         """Switch it on."""
         self._starts += 1
-        for left in (*self.shared.glob("up.*"), *self.shared.glob("*.sh"), *self.shared.glob("*.running")):
+        # An earlier run's answers, too: jobs are numbered from one again.
+        for left in (*self.shared.glob("up.*"), *self.shared.glob("job-*")):
             left.unlink()
         here = images.cache() / self.arch
         tap = f"tap{self.number}"
