@@ -201,6 +201,9 @@ def boards(run: Run, stages: list[str]) -> None:
         for machine in machines:
             run.note(f"boards: seconds to a system that is up, {machine.name}", machine.wait_up(SLOW_S))
         first, second = (Installed(machine) for machine in machines)
+        if "ring" not in stages:
+            both = {"board-1", "board-2"}
+            first.wait(lambda: first.alive() == both and first.answers_over(2), "a ring of two again")
         parts: dict[str, Callable[[Run, Installed, Installed], None]] = {
             "ring": ring,
             "faults": faults,
