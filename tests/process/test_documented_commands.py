@@ -224,11 +224,14 @@ def check_value(parameter: click.Parameter, word: str) -> None:
 
 
 def check_module(name: str, options: Sequence[str]) -> None:
-    """The script is there, and each option is written in it, or in what lies beside it."""
+    """The script is there, and each option is written in it, in what lies beside it or in what it imports of ours."""
     place = ROOT / Path(*name.split("."))
     sources = [place.with_suffix(".py")] if place.with_suffix(".py").is_file() else list(place.glob("*.py"))
     assert sources, f"there is no {name}"
     text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+    for imported in re.findall(r"^from ((?:tests|tools)[\w.]*) import", text, re.MULTILINE):
+        if (beside := ROOT / Path(*imported.split(".")).with_suffix(".py")).is_file():
+            text += beside.read_text(encoding="utf-8")
     for option in options:
         flag = option.partition("=")[0]
         field = flag.removeprefix("--").replace("-", "_")  # of a dataclass, each of whose fields is an option
