@@ -48,9 +48,13 @@ class ComputeProcess:
         on_deliver: Callable[[Deliver], None],
         on_lost: Callable[[PeerId], None],
         on_trace: Callable[[OwnSpans | Collected], None] = lambda _: None,
+        on_change: Callable[[], None] = lambda: None,
         program: str = "peer.compute_main",
     ) -> None:
-        """`setup` describes the board as it is at each start; `program` is another module in tests only."""
+        """`setup` describes the board as it is at each start; `program` is another module in tests only.
+
+        `on_change`: `up` is not what it was.
+        """
         self.account: Account | None = None  # the last one, a second old at most
         self.restarts = 0
         self._setup = setup
@@ -58,6 +62,7 @@ class ComputeProcess:
         self._on_deliver = on_deliver
         self._on_lost = on_lost
         self._on_trace = on_trace
+        self._on_change = on_change
         self._under_way: dict[RequestId, tuple[Submission, int]] = {}  # and to how many processes it was given
         self._ended = False  # a process ended, and requests that it had are still to be tried
         self._tried: RequestId | None = None  # such a request, submitted alone
@@ -210,12 +215,14 @@ class ComputeProcess:
             self._connection.close()
             self._ready.clear()
             self._gone.set()
+            self._on_change()
 
     def _take(self, word: Up) -> None:
         self._heard_at = time.monotonic()
         match word:
             case Ready():
                 self._ready.set()
+                self._on_change()
             case Unable(problem=problem):
                 self._unable = problem
             case Lost(peer=peer):

@@ -217,6 +217,7 @@ class Node:
             on_deliver=lambda effect: self._inference.delivered(effect),  # noqa: PLW0108
             on_lost=lambda peer: self._control.handle(LinkBroke(peer=peer)),
             on_trace=lambda word: self._traces.heard(word),  # noqa: PLW0108
+            on_change=self.changed.set,
         )
         self._traces = TraceCollector(
             ask=self._compute.collect,

@@ -61,10 +61,14 @@ class Board:
         return (self.root / "opt/tokenring/current").readlink().name
 
 
+def archive_in(folder: Path, version: str) -> Path:
+    return folder / f"tokenring-{version}.tar.gz"
+
+
 def package(folder: Path, version: str, behaviour: str = "ready") -> Path:
     """A package of a small release, as tools.wheelhouse archives it."""
     release = make_release(folder, version, behaviour).parent
-    archive = folder / f"{release.name}.tar.gz"
+    archive = archive_in(folder, version)
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(release, release.name)
     return build(archive, folder)
@@ -77,7 +81,8 @@ def board(tmp_path: Path) -> Board:
 
 def test_a_package_is_installed_upgraded_removed_and_purged(board: Board, tmp_path: Path) -> None:
     first = package(tmp_path, "1.0")
-    assert first.read_bytes() == package(tmp_path / "again", "1.0").read_bytes()
+    (tmp_path / "again").mkdir()
+    assert first.read_bytes() == build(archive_in(tmp_path, "1.0"), tmp_path / "again").read_bytes()
     board.dpkg("--install", first)
     assert (board.status, board.current) == ("install ok installed", "1.0")
     assert (board.root / "usr/local/bin/peerctl").is_symlink()
