@@ -60,6 +60,16 @@ class Ends(dict[int, type]):
 
 
 @asynccontextmanager
+async def keeping(process: ComputeProcess) -> AsyncIterator[None]:
+    task = asyncio.create_task(process.keep())
+    yield
+    await process.finish()
+    await asyncio.wait([task], timeout=LIMIT_S)
+    assert task.done()
+    assert task.exception() is None
+
+
+@asynccontextmanager
 async def kept(ends: Ends, made: Setup | None = None) -> AsyncIterator[ComputeProcess]:
     process = ComputeProcess(
         setup=lambda: made or setup(),
@@ -73,12 +83,8 @@ async def kept(ends: Ends, made: Setup | None = None) -> AsyncIterator[ComputePr
         with pytest.raises(ComputeFailure, match="ended while it started"):
             await process.start()
         await process.start()
-    keeping = asyncio.create_task(process.keep())
-    yield process
-    await process.finish()
-    await asyncio.wait([keeping], timeout=LIMIT_S)
-    assert keeping.done()
-    assert keeping.exception() is None
+    async with keeping(process):
+        yield process
 
 
 async def true(condition: Callable[[], bool]) -> None:
@@ -118,6 +124,24 @@ async def test_without_a_process_the_board_says_that_it_is_stuck_and_requests_wa
         process.submit(CancelRequested(request=RequestId(10)))
         await until(ends, 3, 8)
     assert 10 not in ends
+
+
+async def test_that_it_went_and_is_back_is_told_at_once() -> None:
+    ends, told = Ends(), list[bool]()
+    process = ComputeProcess(
+        setup=setup,
+        on_deliver=ends.deliver,
+        on_lost=lambda _: None,
+        on_change=lambda: told.append(process.up),
+        program="tests.helpers.crashing_compute",
+    )
+    await process.start()
+    async with keeping(process):
+        process.submit(submitted(3))
+        await until(ends, 3)
+        assert told == [True, False, True, False]  # of request 3 it dies twice; the third is still to come
+        await true(lambda: process.up)
+    assert told[4:] == [True, False]
 
 
 async def test_a_process_that_dies_while_it_starts_is_one_line_at_first(tmp_path: Path) -> None:
