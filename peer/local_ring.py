@@ -7,6 +7,7 @@ kernel ends the daemons should this process be killed before it could.
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ _GOODBYE_S = 5.0
 # Another program may take a free port between its choice and its use.
 _ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
+_LOWEST_PORT = 10_000
+_PORTS_A_DAEMON = 4
 _LOG_NAME = "stderr"
 
 
@@ -248,20 +251,32 @@ def free_port() -> int:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, each with the three above it free for a daemon's other listeners."""
+    """Ports that nobody uses now, each with the three above it free for a daemon's other listeners.
+
+    Below the range from which the kernel gives outgoing connections theirs: a port out of that range can be gone again
+    before the daemon listens on it.
+    """
     chosen: list[int] = []
+    below = _outgoing_from() - _PORTS_A_DAEMON
+    candidates = range(_LOWEST_PORT, below if below > 2 * _LOWEST_PORT else 60_000)
     with contextlib.ExitStack() as held:
         while len(chosen) < count:
-            first = held.enter_context(socket.socket())
-            first.bind((_LOOPBACK, 0))
-            port: int = first.getsockname()[1]
+            port = random.choice(candidates)
             try:
-                for above in (port + 1, port + 2, port + 3):
-                    held.enter_context(socket.socket()).bind((_LOOPBACK, above))
+                for listener in range(port, port + _PORTS_A_DAEMON):
+                    held.enter_context(socket.socket()).bind((_LOOPBACK, listener))
             except (OSError, OverflowError):
                 continue
             chosen.append(port)
     return chosen
+
+
+def _outgoing_from() -> int:
+    """The lowest port that Linux gives an outgoing connection."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32_768
 
 
 def _short_folder() -> str | None:

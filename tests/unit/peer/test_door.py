@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from zmq.utils import z85
 
+from peer.local_ring import free_port
 from peer.zmq_transport import ControlSockets, ZmqContext, new_key_pair
 
 LIMIT_S = 10.0
@@ -33,9 +33,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_lock_is_changed_while_somebody_waits_at_the_door() -> None:
-    port, heard = random.randrange(20_000, 30_000), list[bytes]()
+    port, heard = free_port(), list[bytes]()
     token = os.urandom(32)
-    with board(port, token) as house, board(port + 10, token) as guest:
+    with board(port, token) as house, board(free_port(), token) as guest:
 
         async def listen() -> None:
             while True:
@@ -60,8 +60,8 @@ async def test_a_lock_is_changed_while_somebody_waits_at_the_door() -> None:
 
 
 async def test_messages_that_wait_are_counted_and_none_is_lost() -> None:
-    port, token = random.randrange(30_000, 40_000), os.urandom(32)
-    with board(port, token) as house, board(port + 10, token) as guest:
+    port, token = free_port(), os.urandom(32)
+    with board(port, token) as house, board(free_port(), token) as guest:
         house_keys, guest_keys = (sockets._context.board for sockets in (house, guest))
         assert house_keys is not None
         assert guest_keys is not None
@@ -106,8 +106,8 @@ class Broken(frozenset[bytes]):
 
 
 async def test_an_error_while_a_key_is_looked_up_refuses_that_board_and_lets_the_next_in() -> None:
-    port, token = random.randrange(40_000, 50_000), os.urandom(32)
-    with board(port, token) as house, board(port + 10, token) as unlucky, board(port + 20, token) as next_one:
+    port, token = free_port(), os.urandom(32)
+    with board(port, token) as house, board(free_port(), token) as unlucky, board(free_port(), token) as next_one:
         pairs = [sockets._context.board for sockets in (house, unlucky, next_one)]
         server, bad, good = (pair.public for pair in pairs if pair is not None)
         house.admit([bad, good])
@@ -124,8 +124,8 @@ async def test_an_error_while_a_key_is_looked_up_refuses_that_board_and_lets_the
 
 
 async def test_a_frame_that_no_membership_message_fills_is_refused_before_it_is_read() -> None:
-    port, token = random.randrange(40_000, 50_000), os.urandom(32)
-    with board(port, token) as house, board(port + 10, token) as guest:
+    port, token = free_port(), os.urandom(32)
+    with board(port, token) as house, board(free_port(), token) as guest:
         heard: list[bytes] = []
 
         async def listen() -> None:
