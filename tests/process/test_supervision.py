@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from peer.local_ring import free_port
+
 pytestmark = pytest.mark.process
 LIMIT_S = 60.0
 WATCHDOG_S = 2.0  # the daemon gives four signs of life in that time
@@ -31,7 +33,7 @@ class Supervised:
             "SILENCE_S": "2",
         }
         command = [sys.executable, "-m", "tests.helpers.hangable_peerd", "--config", os.devnull]
-        command += ["--state-dir", str(folder), "--socket", str(folder / "sock"), "--listen", "127.0.0.1:17860"]
+        command += ["--state-dir", str(folder), "--socket", str(folder / "sock"), "--listen", f"127.0.0.1:{free_port()}"]
         command += ["--models", str(models), "--threads", "1"]
         self.process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
 
