@@ -55,7 +55,7 @@ class ComputeProcess:
 
         `on_change`: `up` is not what it was.
         """
-        self.account: Account | None = None  # the last one, a second old at most
+        self.account: Account | None = None  # the last one: what happened a second ago is in it
         self.restarts = 0
         self._setup = setup
         self._program = program

@@ -30,6 +30,7 @@ from runtime.memory import GiveBack, free_bytes
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
+_QUIET_ACCOUNT_S = 5.0  # while nothing happens: collecting, sending and reading one was a tenth of what standing by costs
 _FINISH_S = 2.0
 
 
@@ -52,7 +53,7 @@ class Compute:
         self._daemon = daemon
         self._usual: ModelId | None = setup.holdings.usual
         self._give_back = GiveBack()
-        self._turns = 0
+        self._turns = self._told_turns = 0
         self._models = LoadedModels(setup.holdings.folders, setup.settings)
         self._zmq = ZmqContext(setup.keys)
         self._zmq.members.replace(setup.admitted)
@@ -111,7 +112,13 @@ class Compute:
         turns, self._turns = self._turns, self._plane.dispatched
         self._give_back.look(worked=self._turns != turns or not self._plane.idle, now=time.monotonic())
 
+    @property
+    def stirred(self) -> bool:
+        """Whether an account would say more than the last one, apart from what time alone changes."""
+        return self._plane.turns != self._told_turns or not self._plane.idle
+
     def account(self) -> Account:
+        self._told_turns = self._plane.turns
         counters: Counter[str] = Counter(self._plane.counters)
         counters.update(self._plane.machine_counters)
         profile = BoardProfile(
@@ -150,17 +157,20 @@ def serve(connection: Connection, pulse: Pulse) -> int:
         daemon.tell(Unable(problem=str(problem)))
         return 1
     daemon.tell(Ready())
-    told_at = 0.0
+    tidied_at = told_at = 0.0
     while True:
         try:
             if connection.poll(_ACCOUNT_S) and not compute.hear(connection.recv()):
                 break
         except (EOFError, OSError):
             os._exit(0)  # the daemon is gone: nobody is left to compute for, and no step is worth finishing
-        if time.monotonic() - told_at >= _ACCOUNT_S:
-            told_at = time.monotonic()
-            daemon.tell(compute.account())
+        now = time.monotonic()
+        if now - tidied_at >= _ACCOUNT_S:
+            tidied_at = now
             compute.tidy()
+            if compute.stirred or now - told_at >= _QUIET_ACCOUNT_S:
+                told_at = now
+                daemon.tell(compute.account())
     compute.finish()
     return 0
 

@@ -79,6 +79,7 @@ class DataPlane(threading.Thread):
         super().__init__(name="data-plane", daemon=True)
         self.counters: Counter[str] = Counter()
         self.dispatched = 0  # events so far; may be read by other threads
+        self.turns = 0  # of the loop, steps of measurements among them; may be read by other threads
         self.ledger = Ledger()
         self._sockets = sockets
         self._machine = machine
@@ -140,6 +141,7 @@ class DataPlane(threading.Thread):
 
     def _turn(self) -> None:
         """Stand by until something happens; in the middle of a request, take one message after the other."""
+        self.turns += 1
         something = True
         if self._machine.idle and not self._inbox:
             pause_s = min(_IDLE_S, self._measure())

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 LAG_BUDGET_S = 1.0
 # One step is one event of a request: twice the time that a whole request gets unless its asker says otherwise.
 STEP_BUDGET_S = 60.0
-# The compute process reports once a second.
+# The compute process reports once a second, and every five while nothing happens.
 SILENCE_BUDGET_S = 15.0
 # Loading the default model, from a slow card.
 START_BUDGET_S = 180.0

@@ -146,6 +146,14 @@ class Machine:
             self.run("systemctl --no-block poweroff", timeout_s, check=False)
         self.wait_off(timeout_s)
 
+    def reboot(self, timeout_s: float) -> None:
+        """Start it again in order, and wait until it is up."""
+        with contextlib.suppress(BootFailure):  # it may be off before it can say that it was asked
+            self.run("systemctl --no-block reboot", timeout_s, check=False)
+        self.wait_off(timeout_s)
+        self.start()
+        self.wait_up(timeout_s)
+
     def wait_off(self, timeout_s: float) -> None:
         """Until its process has ended by itself."""
         assert self._process is not None

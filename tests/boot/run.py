@@ -152,10 +152,7 @@ def faults(run: Run, first: Installed, second: Installed) -> None:
     expect(int(said) >= 1, "it was not the watchdog that ended it")
     again("a hang")
 
-    second.machine.run("systemctl --no-block reboot", SLOW_S, check=False)
-    second.machine.wait_off(SLOW_S)
-    second.machine.start()
-    second.machine.wait_up(SLOW_S)
+    second.machine.reboot(SLOW_S)
     again("a reboot")
 
     second.machine.cut_power()
