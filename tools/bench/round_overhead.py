@@ -6,7 +6,8 @@ Measures side by side, interleaved in one run: the data plane's `direct` and `ri
 request machine, real wire format, compute that returns at once), with and without CURVE, against the same exchange
 written with bare blocking pyzmq and with pyzmq's asyncio sockets. A round: every board sends its payload to every other
 one and has everybody's. p50 and p95 are over rounds as board 0 sees them. `--where` adds, from a run of its own,
-where the microseconds of a direct round go on board 0 (the stopwatches themselves cost about 0.3 us a call).
+where the microseconds of a direct round go on board 0 (the stopwatches themselves cost about 0.3 us a call), and what
+the marks of a trace cost: processor time with and without them, in turns.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from peer.protocol.events import (
 )
 from peer.protocol.requests import RequestLimits, Requests
 from peer.protocol.span import SpanKind
-from peer.protocol.spans import SpanLog
+from peer.protocol.spans import Mark, SpanLog
 from peer.protocol.types import (
     AttemptKey,
     CodecFacts,
@@ -80,6 +81,17 @@ class Setting:
     port: int
     encrypted: bool = False
     exchange: Exchange = Exchange.DIRECT
+    marks: bool = True  # of the trace, as the product has them
+
+
+class Unmarked(SpanLog):
+    """A log that nothing is written to."""
+
+    def note(self, key: AttemptKey, mark: Mark) -> None: ...
+
+    def own(self, key: AttemptKey, kind: SpanKind, block: int, start_s: float, end_s: float) -> None: ...
+
+    def sent(self, key: AttemptKey, block: int, origin: int, now: float) -> None: ...
 
 
 class Stopwatch:
@@ -206,7 +218,7 @@ def data_plane(index: int, setting: Setting, barrier: multiprocessing.synchroniz
         failures.append(problem)
         done.set()
 
-    spans = SpanLog()
+    spans = SpanLog() if setting.marks else Unmarked()
     compute = NullCompute(setting.payload_bytes, setting.rounds, spans)
     plane = DataPlane(
         sockets=DataSockets(context, HOST, members[ids[index]].endpoint.data_port),
@@ -436,8 +448,14 @@ def main() -> None:
         total, *parts = collect(watched, setting)
         print(f"where a direct round of {total * 1e3:.3f} ms goes on board 0, mean microseconds:")
         rest = total - sum(parts)
-        used = measure(processor, replace(setting, name="processor", port=setting.port + 4 * options.boards))
-        print(f"processor time of board 0's data plane: {statistics.median(used) * 1e3:.1f} us a round (median)")
+        used: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(options.repeat):
+            for marks in (True, False):
+                port = setting.port + 4 * options.boards * (2 * turn + marks + 1)
+                used[marks] += measure(processor, replace(setting, name="processor", marks=marks, port=port))
+        with_us, without_us = (statistics.median(used[marks]) * 1e3 for marks in (True, False))
+        print(f"processor time of board 0's data plane: {with_us:.1f} us a round (median),")
+        print(f"  {without_us:.1f} us without the marks of the trace")
         for name, part in [*zip(PARTS, parts, strict=True), ("loop, dispatch, stopwatches", rest)]:
             print(f"  {name:40} {part * 1e6:7.1f}")
 
