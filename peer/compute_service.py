@@ -30,7 +30,7 @@ from runtime.memory import GiveBack, free_bytes
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
-_QUIET_ACCOUNT_S = 5.0  # while nothing happens: collecting, sending and reading one was a tenth of what standing by costs
+_QUIET_ACCOUNT_S = 5.0  # while nothing happens: one a second was a tenth of what standing by costs
 _FINISH_S = 2.0
 
 

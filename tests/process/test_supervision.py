@@ -33,8 +33,8 @@ class Supervised:
             "SILENCE_S": "2",
         }
         command = [sys.executable, "-m", "tests.helpers.hangable_peerd", "--config", os.devnull]
-        command += ["--state-dir", str(folder), "--socket", str(folder / "sock"), "--listen", f"127.0.0.1:{free_port()}"]
-        command += ["--models", str(models), "--threads", "1"]
+        command += ["--state-dir", str(folder), "--socket", str(folder / "sock"), "--models", str(models)]
+        command += ["--listen", f"127.0.0.1:{free_port()}", "--threads", "1"]
         self.process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
 
     @property

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,9 @@ class OneMore:
         return (self.home / "stderr").read_text(encoding="utf-8", errors="replace")
 
 
-def start(ring: LocalRing, home: Path, options: Sequence[object] = ()) -> OneMore:
+def start(
+    ring: LocalRing, home: Path, options: Sequence[object] = (), *, environ: Mapping[str, str] | None = None
+) -> OneMore:
     """Start a daemon whose state is `home`, which need not be empty: it may have been there before."""
     models = home / "models"
     models.mkdir(exist_ok=True)
@@ -44,6 +46,7 @@ def start(ring: LocalRing, home: Path, options: Sequence[object] = ()) -> OneMor
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=environ,
             preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - as in local_ring
         )
     return OneMore(home=home, process=process)
