@@ -102,6 +102,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tools.bench.planner --images 40
 	$(BIN)/python -m tools.testbed validate
 	$(BIN)/python -m tools.testbed measure
+	$(BIN)/python -m tools.testbed crowd
 	$(BIN)/python -m tools.testbed report
 
 ARCH ?= $(shell uname -m)

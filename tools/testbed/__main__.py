@@ -4,6 +4,7 @@
     python -m tools.testbed up --slower 32,32,16,8 --mbit 10,100,100,100 -- sh
     python -m tools.testbed validate                         is the emulation to be believed?
     python -m tools.testbed measure --plan base              every setting of a plan, resumable
+    python -m tools.testbed crowd                            a folder on all boards, and many clients at once
     python -m tools.testbed report                           docs/benchmarks from what was measured
 
 A board that is S times slower takes S times the processor time that its process needs (`tools.testbed.ledger` and
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from tests.helpers.lan import why_no_lan
-from tools.testbed import measure, report, validate
+from tools.testbed import crowd, measure, report, validate
 from tools.testbed.boards import Bed, boards
 
 
@@ -53,7 +54,7 @@ def main() -> int:
     up.add_argument("--model", default="", help="the default model")
     up.add_argument("command", nargs="*", help="run with TOKENRING_SOCKET set  [a shell]")
     up.set_defaults(run=_up)
-    for module in (validate, measure, report):
+    for module in (validate, measure, crowd, report):
         module.add_verb(verbs)
     options = parser.parse_args()
     problem = why_no_lan() if options.run is not report.run else ""

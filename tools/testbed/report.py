@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.testbed import compare, plots, records
+from tools.testbed import compare, crowd, plots, records
 from tools.testbed.models import shape_of
 from tools.testbed.records import Measured
 from tools.testbed.settings import ASTRA, OURS, PLANS, VOLTAGE
@@ -161,7 +161,7 @@ def _tokens(model: str) -> float:
     return float(model.split("-")[2])
 
 
-def document(rows: Sequence[Measured], pictures: Sequence[str]) -> Iterator[str]:
+def document(rows: Sequence[Measured], pictures: Sequence[str], crowds: Sequence[crowd.Crowd] = ()) -> Iterator[str]:
     """The page."""
     yield PREFACE
     yield "Machine: " + "; ".join(dict.fromkeys(row.machine for row in rows)) + "."
@@ -185,6 +185,11 @@ def document(rows: Sequence[Measured], pictures: Sequence[str]) -> Iterator[str]
         yield from ("", "## Tensor parallelism, modelled", "")
         yield "One board's time over N and two all-reduces per block at the link's rate each with a round's fixed time."
         yield from ("", "| boards | Mbit/s | ms | times one board |", "|---|---|---|---|", *lines)
+    if crowds:
+        yield from ("", f"## Many pictures at once, four boards, 100 Mbit/s, {crowds[0].model} (S = 8)", "")
+        yield "A folder: from the start of `peerctl infer FOLDER` to its end. Clients ask the boards alike, one"
+        yield "question after the other. Ways: how the requests were run."
+        yield from ("", *crowd.table(crowds))
     yield from ("", "## Where a round's time goes", "")
     yield "Of the board that was busy longest; `rest` is the daemon: decoding the picture, Python, the answer."
     yield ""
@@ -205,7 +210,8 @@ def run(options: argparse.Namespace) -> int:
         print("no plots: matplotlib is missing; pip install -e '.[bench]'")
         pictures = []
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "README.md").write_text("\n".join(document(rows, pictures)) + "\n", encoding="utf-8")
+    page = document(rows, pictures, list(crowd.read(options.crowds)))
+    (options.out / "README.md").write_text("\n".join(page) + "\n", encoding="utf-8")
     print(options.out / "README.md")
     return 0
 
@@ -213,5 +219,6 @@ def run(options: argparse.Namespace) -> int:
 def add_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("report", help="docs/benchmarks from what was measured")
     parser.add_argument("--measured", type=Path, default=Path("runs/testbed.jsonl"))
+    parser.add_argument("--crowds", type=Path, default=Path("runs/crowd.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.set_defaults(run=run)

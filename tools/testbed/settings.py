@@ -92,6 +92,7 @@ PLANS = {
         slower=(32.0, 32.0, 16.0, 8.0),
         settings=_rates(
             Setting(model=f"{_BASE}-int8", boards=1, asked=3, times=3),
+            Setting(model=f"{_BASE}-int8", boards=0, asked=3, times=3),
             *(Setting(model=f"{_BASE}-int8", boards=4, codec=c, asked=3, weights=_FAIR, times=3) for c in _FEW),
         ),
     ),

@@ -1,7 +1,8 @@
 """The emulated boards' arithmetic, and what is made of measurements; one smoke test with real boards."""
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.lan import why_no_lan
-from tools.testbed import compare, records
+from tools.testbed import compare, crowd, records
 from tools.testbed.ledger import THERE_ALREADY_S, Lateness, Ledger
 from tools.testbed.records import BoardTimes, Measured
 
@@ -137,6 +138,32 @@ def test_records_come_back_as_they_were_and_the_last_one_of_a_setting_counts(tmp
     records.append(path, row(dropped=3))
     assert list(records.read(path)) == [row(dropped=3)]
     assert list(records.read(tmp_path / "none")) == []
+
+
+def figure(kind: str, *, clients: int = 1, answers: int = 20, seconds: float = 10.0) -> crowd.Crowd:
+    return crowd.Crowd(
+        kind=kind,
+        clients=clients,
+        answers=answers,
+        failed=0,
+        seconds=seconds,
+        median_ms=300.0,
+        p95_ms=400.0,
+        ways=("single on 1: 20",),
+        model="vit-base-197-int8",
+        machine="a machine",
+        commit="abc",
+    )
+
+
+def test_crowds_are_compared_with_one_board_and_the_last_figure_of_each_counts(tmp_path: Path) -> None:
+    path = tmp_path / "crowd.jsonl"
+    figures = [figure("single", seconds=80.0), figure("single", seconds=40.0), figure("clients", clients=8)]
+    path.write_text("".join(json.dumps(asdict(each)) + "\n" for each in figures))
+    lines = list(crowd.table(list(crowd.read(path))))
+    assert len(lines) == 4
+    assert "| 0.500 | 1.00 | - | - |" in lines[2]
+    assert "| 8 clients | 20 | 0 | 2.000 | 4.00 | 300 | 400 |" in lines[3]
 
 
 @pytest.mark.process
