@@ -57,7 +57,7 @@ def table(rows: Sequence[Measured], plan: str) -> Iterator[str]:
         gain = compare.speed_up(rows, row)
         cells = (
             "int8" if row.model.endswith("-int8") else "f32",
-            str(row.boards),
+            f"{row.boards}{'' if setting.boards else ' (chosen)'}",
             row.codec or "-",
             f"{row.mbit:g}",
             f"{row.median_ms:.0f}",
