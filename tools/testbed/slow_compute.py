@@ -8,6 +8,7 @@ is caught up with before a message leaves. Listening needs no sleep: what comes 
 import os
 import time
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ _R = TypeVar("_R")
 
 def slow_down(core: SlowCore) -> None:
     """Put `core` around everything that the data plane's thread does."""
+    Stage.__init__ = _placed(Stage.__init__)  # type: ignore[method-assign]
     Stage.run = _step(core, Stage.run, _stage_kind)  # type: ignore[method-assign]
     setattr(worker, "decode_rows", _step(core, decode_rows, lambda data, *_: ("decode", len(data))))  # noqa: B010
     for name in ("embed", "encode", "query", "attend"):
@@ -61,9 +63,22 @@ def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable
 
 
 def _stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
-    """The same graph in another block has the same work to do, unless its outputs are others (the last block's are)."""
+    """The same graph in another block has the same work to do, unless its outputs are others (the last block's are).
+
+    Of one model: weights of another type are another graph under the same name.
+    """
     name = ".".join(part for part in stage.spec.name.split(".") if not part.isdecimal())
-    return name, stage.spec.outputs, tuple(each.shape for each in inputs)
+    return stage.__dict__["folder"], name, stage.spec.outputs, tuple(each.shape for each in inputs)
+
+
+def _placed(inner: Callable[..., None]) -> Callable[..., None]:
+    """A stage that knows the folder of its model."""
+
+    def placed(stage: Stage, folder: Path, *arguments: object) -> None:
+        inner(stage, folder, *arguments)
+        stage.__dict__["folder"] = folder
+
+    return placed
 
 
 def _part(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
