@@ -6,6 +6,7 @@ work; this module's own thread hands it what the daemon says, and ends the proce
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -32,6 +33,21 @@ _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
 _QUIET_ACCOUNT_S = 5.0  # while nothing happens: one a second was a tenth of what standing by costs
 _FINISH_S = 2.0
+
+
+class Accounting:
+    """When to tell the daemon what was counted and measured. Times are seconds of any one clock."""
+
+    def __init__(self) -> None:
+        self._told_at = -math.inf
+
+    def due(self, *, stirred: bool, now: float) -> bool:
+        """Whether to tell it now, which is then taken as done. `stirred`: whether it would be news."""
+        wait_s = _ACCOUNT_S if stirred else _QUIET_ACCOUNT_S
+        if now - self._told_at < wait_s:
+            return False
+        self._told_at = now
+        return True
 
 
 class _Daemon:
@@ -157,7 +173,7 @@ def serve(connection: Connection, pulse: Pulse) -> int:
         daemon.tell(Unable(problem=str(problem)))
         return 1
     daemon.tell(Ready())
-    tidied_at = told_at = 0.0
+    accounting, tidied_at = Accounting(), 0.0
     while True:
         try:
             if connection.poll(_ACCOUNT_S) and not compute.hear(connection.recv()):
@@ -168,9 +184,8 @@ def serve(connection: Connection, pulse: Pulse) -> int:
         if now - tidied_at >= _ACCOUNT_S:
             tidied_at = now
             compute.tidy()
-            if compute.stirred or now - told_at >= _QUIET_ACCOUNT_S:
-                told_at = now
-                daemon.tell(compute.account())
+        if accounting.due(stirred=compute.stirred, now=now):
+            daemon.tell(compute.account())
     compute.finish()
     return 0
 

@@ -40,10 +40,10 @@ _INIT = """#!/bin/busybox sh
 for module in $(/bin/busybox cat /modules); do /bin/busybox insmod /lib/$module || echo "module $module failed"; done
 tries=0
 until [ -b /dev/vda ] || [ $tries -gt 100 ]; do tries=$((tries + 1)); /bin/busybox sleep 0.2; done
-/bin/busybox mount -t ext4 -o rw /dev/vda /root
+/bin/busybox mount -t ext4 -o rw /dev/vda /sysroot
 /bin/busybox umount /proc
-/bin/busybox mount -o move /dev /root/dev
-exec /bin/busybox switch_root /root /sbin/init
+/bin/busybox mount -o move /dev /sysroot/dev
+exec /bin/busybox switch_root /sysroot /sbin/init
 """
 
 # Carries out what the host puts into the shared folder, one script after the other.
@@ -205,7 +205,7 @@ def _with_dependencies(modules: Path, names: tuple[str, ...]) -> list[Path]:
 def _ram_disk(folder: Path, busybox: Path, modules: list[Path]) -> None:
     root = folder / "initrd.d"
     shutil.rmtree(root, ignore_errors=True)
-    for place in ("bin", "lib", "proc", "dev", "root"):
+    for place in ("bin", "lib", "proc", "dev", "sysroot"):
         (root / place).mkdir(parents=True)
     shutil.copy(busybox, root / "bin/busybox")
     for module in modules:

@@ -68,14 +68,14 @@ def install(run: Run) -> None:
         expect(bare.out.strip() == "0", "the image is not bare: it has python3-venv or pip")
         archive = machine.put(run.releases.first)
         started = time.monotonic()
-        machine.run(f"cd /root && tar xf {archive}", SLOW_S)
-        said = machine.run("/root/tokenring-*/install.sh", SLOW_S).out
+        machine.run(f"cd /var/tmp && tar xf {archive}", SLOW_S)
+        said = machine.run("/var/tmp/tokenring-*/install.sh", SLOW_S).out
         run.note("install: seconds of tar and install.sh", time.monotonic() - started)
         expect(f"{run.releases.version} is installed" in said, f"install.sh said {said!r}")
-        expect(machine.run("/root/tokenring-*/install.sh", SLOW_S).out.count("already") >= 1, "install.sh twice")
+        expect(machine.run("/var/tmp/tokenring-*/install.sh", SLOW_S).out.count("already") >= 1, "install.sh twice")
         states = machine.run(f"systemctl is-enabled {UNIT} peerd-token.path; systemctl is-active peerd-token.path", 300)
         expect(states.out.split() == ["enabled", "enabled", "active"], f"units: {states.out!r}")
-        machine.run("rm -rf /root/tokenring-* /mnt/host/tokenring-*", SLOW_S)
+        machine.run("rm -rf /var/tmp/tokenring-* /mnt/host/tokenring-*", SLOW_S)
         Installed(machine).scale()
         # Without a token it says so in one line, and does not try again and again.
         machine.run(f"systemctl start {UNIT}", SLOW_S, check=False)
@@ -169,9 +169,9 @@ def upgrade(run: Run, first: Installed, second: Installed) -> None:
         (kinds.next, kinds.next_version, True),
     ):
         place = second.machine.put(archive)
-        second.machine.run(f"rm -rf /root/tokenring-* && cd /root && tar xf {place} && rm {place}", SLOW_S)
+        second.machine.run(f"rm -rf /var/tmp/tokenring-* && cd /var/tmp && tar xf {place} && rm {place}", SLOW_S)
         started = time.monotonic()
-        done = second.machine.run("/root/tokenring-*/install.sh --wait 900", 2 * SLOW_S, check=False)
+        done = second.machine.run("/var/tmp/tokenring-*/install.sh --wait 900", 2 * SLOW_S, check=False)
         expect((done.code == 0) == works, f"install.sh of {version} ended with {done.code}: {done.out}{done.err}")
         run.note(f"upgrade: seconds of install.sh, {'next' if works else 'broken'} release", time.monotonic() - started)
         now = second.machine.run("readlink /opt/tokenring/current", 300).out.strip()
@@ -184,7 +184,7 @@ def upgrade(run: Run, first: Installed, second: Installed) -> None:
     run.note("upgrade: a broken release", "was rolled back; then the next one took over")
     second.machine.run("/opt/tokenring/current/libexec/install.sh --uninstall", SLOW_S)
     left = second.machine.run(
-        "find / -xdev -name '*peerd*' -o -xdev -name '*tokenring*' | grep -v ^/root | sort", SLOW_S
+        "find / -xdev -name '*peerd*' -o -xdev -name '*tokenring*' | grep -v ^/var/tmp | sort", SLOW_S
     ).out
     run.note("upgrade: left after --uninstall", left.split())
 

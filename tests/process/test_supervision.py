@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from peer.local_ring import free_port
+from tests.helpers.notify_socket import NotifySocket
 
 pytestmark = pytest.mark.process
 LIMIT_S = 60.0
@@ -24,13 +24,12 @@ class Supervised:
     """A daemon, and what it says to its supervisor."""
 
     def __init__(self, folder: Path, models: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(folder / "notify"))
+        self._said = NotifySocket(folder / "notify")
         settings = {
             "NOTIFY_SOCKET": str(folder / "notify"),
             "WATCHDOG_USEC": str(round(WATCHDOG_S * 1e6)),
             "HANG_S": "4",
-            "SILENCE_S": "2",
+            "SILENCE_S": "8",  # longer than between two accounts of a compute process that has nothing to do
         }
         command = [sys.executable, "-m", "tests.helpers.hangable_peerd", "--config", os.devnull]
         command += ["--state-dir", str(folder), "--socket", str(folder / "sock"), "--models", str(models)]
@@ -45,19 +44,11 @@ class Supervised:
 
     def hears(self, word: str, *, within_s: float = LIMIT_S) -> bool:
         """Whether the daemon says it in that time."""
-        until = time.monotonic() + within_s
-        while (left_s := until - time.monotonic()) > 0:
-            self._socket.settimeout(left_s)
-            try:
-                if word in self._socket.recv(4096).decode():
-                    return True
-            except TimeoutError:
-                break
-        return False
+        return self._said.hears(word, within_s=within_s)
 
-    def falls_silent(self) -> bool:
+    def falls_silent(self, *, within_s: float = LIMIT_S) -> bool:
         """Whether it stops giving signs of life: none for as long as systemd waits for one."""
-        until = time.monotonic() + LIMIT_S
+        until = time.monotonic() + within_s
         while time.monotonic() < until:
             if not self.hears("WATCHDOG=1", within_s=WATCHDOG_S):
                 return True
@@ -65,17 +56,12 @@ class Supervised:
 
     def forget(self) -> None:
         """What has come so far."""
-        self._socket.setblocking(False)
-        try:
-            while True:
-                self._socket.recv(4096)
-        except BlockingIOError:
-            return
+        self._said.forget()
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._socket.close()
+        self._said.close()
 
 
 @contextmanager
@@ -96,6 +82,7 @@ def test_signs_of_life_end_when_the_loop_hangs_or_the_compute_does(tmp_path: Pat
         assert daemon.falls_silent()
         assert daemon.hears("WATCHDOG=1")  # here it hung for a while only
 
+        assert not daemon.falls_silent(within_s=8.0)  # a compute process without work is no reason
         os.kill(daemon.compute, signal.SIGSTOP)
         assert daemon.falls_silent()
         assert daemon.process.poll() is None

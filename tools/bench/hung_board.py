@@ -16,7 +16,6 @@ import os
 import random
 import re
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from peer.control_client import ControlClient
 from peer.local_ring import LocalBoards, LocalRing, local_ring
+from tests.helpers.notify_socket import NotifySocket
 from tools.bench.fresh_board import LIMIT_S, shares, status, until
 from tools.bench.one_more_board import OneMore, start
 
@@ -48,25 +48,17 @@ class Supervisor:
     def __init__(self, ring: LocalRing, home: Path) -> None:
         self._ring, self._home = ring, home
         self._watchdog_s, self._restart_s = (_seconds(key) for key in ("WatchdogSec", "RestartSec"))
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(home / "notify"))
+        self._said = NotifySocket(home / "notify")
         self.board = self._start()
-        self._hear("READY=1", LIMIT_S)
+        self._wait_ready()
 
     def _start(self) -> OneMore:
         words = {"NOTIFY_SOCKET": str(self._home / "notify"), "WATCHDOG_USEC": str(round(self._watchdog_s * 1e6))}
         return start(self._ring, self._home, environ={**os.environ, **words})
 
-    def _hear(self, word: str, within_s: float) -> bool:
-        end = time.monotonic() + within_s
-        while (left_s := end - time.monotonic()) > 0:
-            self._socket.settimeout(left_s)
-            try:
-                if word in self._socket.recv(4096).decode():
-                    return True
-            except TimeoutError:
-                break
-        return False
+    def _wait_ready(self) -> None:
+        if not self._said.hears("READY=1", within_s=LIMIT_S):
+            raise SystemExit(f"the board did not get ready in {LIMIT_S:g} s:\n{self.board.log}")
 
     def hang(self, after_s: float) -> Result:
         """Stop the board after that time, and bring it back as the unit says."""
@@ -74,18 +66,17 @@ class Supervisor:
             me, total = status(self.board).id, len(self._ring.boards) + 1
             end = time.monotonic() + after_s
             fed_at = time.monotonic()
-            while self._hear("WATCHDOG=1", end - time.monotonic()):
+            while self._said.hears("WATCHDOG=1", within_s=end - time.monotonic()):
                 fed_at = time.monotonic()
             self.board.process.send_signal(signal.SIGSTOP)
             stopped_at = time.monotonic()
-            if self._hear("WATCHDOG=1", fed_at + self._watchdog_s - time.monotonic()):
+            if self._said.hears("WATCHDOG=1", within_s=fed_at + self._watchdog_s - time.monotonic()):
                 raise SystemExit("a stopped daemon gave a sign of life")
             self.end()
             killed_s = time.monotonic() - stopped_at
             time.sleep(self._restart_s)
             self.board = self._start()
-            if not self._hear("READY=1", LIMIT_S):
-                raise SystemExit(f"the board did not get ready in {LIMIT_S:g} s:\n{self.board.log}")
+            self._wait_ready()
             ready_s = time.monotonic() - stopped_at
             until("it takes a share again", lambda: shares(client, me, total))
             return Result(killed_s=killed_s, ready_s=ready_s, shares_s=time.monotonic() - stopped_at)

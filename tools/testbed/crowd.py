@@ -1,9 +1,9 @@
 """Many pictures at once: a folder on one board and on all of them, and more and more clients.
 
-    python -m tools.testbed crowd [--model vit-base-197-int8] [--images 40] [--clients 1,2,4,8,16,32,64]
+    python -m tools.testbed crowd [--model vit-base-197-int8] [--images 40] [--clients 1,2,4,8,16,64]
 
 Four emulated boards at 100 Mbit/s. The folder is what a person types, `peerctl infer FOLDER`, with `--mode single`
-(everything on the asked board) and without (the planner's choice), in turns; seconds from the start of the command to
+(everything on the asked board) and without (the planner's choice); seconds from the start of the command to
 its end. Of the clients each asks one question after the other, `--questions` all together and one each at least, the
 boards alike. A line of JSON per figure in `--out`; `report` makes a table of it.
 """
