@@ -97,7 +97,9 @@ $(VENV)/.bench: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m tools.bench.round_overhead
 	$(BIN)/python -m tools.bench.work_split
+	$(BIN)/python -m tools.bench.machine_bound
 	$(BIN)/python -m tools.bench.standing_by
+	$(BIN)/python -m tools.bench.hung_board
 	$(BIN)/python -m tools.bench.fresh_board
 	$(BIN)/python -m tools.bench.planner --images 40
 	$(BIN)/python -m tools.testbed validate
