@@ -150,7 +150,7 @@ class DataPlane(threading.Thread):
             self._tick()
         elif self._put_off:
             something = self._sockets.wait(0.0)
-            if not something and not self._inbox:
+            if not something and not self._inbox and not self._compute.busy(time.monotonic()):
                 self._run(self._put_off.popleft())
         if something:
             self._receive()

@@ -1,7 +1,9 @@
 """Keeps this board's profile: measures a model step by step while nothing is under way, and learns from requests.
 
 Never in a request's way for longer than one step (a block, or an undivided run of seconds). How much of the board's
-time it takes is bounded: the next measurement begins after a pause of many times what the last one took.
+time it takes is bounded: the next measurement begins after a pause of many times what the last one took. A board that
+has had no quiet moment since its start takes the steps of its first measurement between requests: as long as it does
+not know itself, it shares no work.
 """
 
 import time
@@ -22,6 +24,7 @@ _SOONEST_AGAIN_S = 60.0
 _WORSE = 1.1  # times what it was: more is hardly believed of a quiet measurement, and by the next one it is
 _FIRST_PAUSE, _PAUSE = 20.0, 300.0  # times what a measurement took: a third of a per cent of a core in the long run
 _AT_ONCE, _LEAST_PAUSE_S, _LATER = 0.0, 0.01, 3600.0
+_BESIDE_WORK = 0.25  # of the time that requests took, for a first measurement that finds no quiet moment
 _PLAIN = (CodecKind.F32, CodecKind.F16, CodecKind.INT8, CodecKind.INT4)  # no graphs: loading them costs no memory
 _WHOLE_MEMORY = 0.7  # of what an undivided run took before
 
@@ -61,6 +64,7 @@ class Profiler:
         self._estimated: set[ModelId] = set()  # models whose undivided run was too long to be measured
         self._due_at: dict[ModelId, float] = {}
         self._spent_s = 0.0
+        self._step_s = self._earned_s = 0.0
         self._running: Generator[None, None, StageTimes] | None = None
 
     @property
@@ -86,8 +90,23 @@ class Profiler:
             self._finish(end.value, now)
         except RuntimeFailure:
             self._running = None  # requests will tell what is wrong with the model
-        self._spent_s += time.perf_counter() - started
+        self._step_s = time.perf_counter() - started
+        self._spent_s += self._step_s
         return _AT_ONCE
+
+    def busy(self, now: float) -> bool:
+        """Work is waiting: take a step of the first measurement if work has earned it; whether one was taken."""
+        if self._earned_s <= 0:
+            return False
+        if self._usual() in self._times or self.idle(now) > 0:
+            self._earned_s = 0.0
+            return False
+        self._earned_s -= self._step_s
+        return True
+
+    def worked(self, seconds: float) -> None:
+        """An undivided run took so long."""
+        self._earned_s = min(self._earned_s, 0.0) + _BESIDE_WORK * seconds
 
     def used(self, model: ModelId) -> None:
         """A request used this model: it is measured when there is time."""

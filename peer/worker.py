@@ -42,6 +42,7 @@ class Compute(Protocol):
     def head(self, effect: RunHead) -> Event: ...
     def forget(self, effect: Forget) -> None: ...
     def idle(self, now: float) -> float: ...
+    def busy(self, now: float) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -88,6 +89,13 @@ class Worker:
     def idle(self, now: float) -> float:
         """Nothing is under way: measure a step of this board's profile where one is due. Seconds until the next one."""
         return self.profiler.idle(now)
+
+    def busy(self, now: float) -> bool:
+        """Undivided runs are waiting: measure a step all the same, if there was no time for it since the board's start.
+
+        Whether one was taken.
+        """
+        return self.profiler.busy(now)
 
     def begin(self, effect: Begin) -> Event:
         """Decode the input where it came as a file, embed the shard, encode it."""
@@ -198,6 +206,7 @@ class Worker:
 
     def _whole_took(self, model: ModelId, batch: int, seconds: float) -> None:
         self.profiler.used(model)
+        self.profiler.worked(seconds)
         if batch == 1:
             self.profiler.whole_took(model, seconds, time.monotonic())
 

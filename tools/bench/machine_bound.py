@@ -1,6 +1,6 @@
 """What this machine allows a ring at most: an undivided run over one board's part of it, without a network.
 
-    python -m tools.bench.machine_bound [--boards 2,4,8] [--codec tc53] [--sleep 0] [--repeat 9] [--models runs/models]
+    python -m tools.bench.machine_bound [--boards 2,4,8] [--codec tc53] [--sleep 0] [--matrix-unit] [--repeat 9]
 
 ViT-Base/16 with random weights, 197 tokens, float32 and int8, one thread. A board's part: all of its stages over its
 tokens, encoding and taking the others' codes included, its own codes standing in for theirs. Processor time of the
@@ -25,6 +25,7 @@ from runtime.settings import SessionSettings
 from runtime.shard import Shard
 from runtime.stage import Stage
 from tools.testbed.models import CODECS, make
+from tools.testbed.plain_core import go_without_matrix_unit
 
 NAMES = ("vit-base-197", "vit-base-197-int8")
 
@@ -76,7 +77,10 @@ def main() -> int:
     parser.add_argument("--sleep", type=float, default=0.0)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--models", type=Path, default=Path("runs/models"))
+    parser.add_argument("--matrix-unit", action="store_true", help="with AMX where there is one; boards have none")
     asked = parser.parse_args()
+    if not asked.matrix_unit:
+        go_without_matrix_unit()
     watch = Stopwatch(asked.sleep)
     for name in NAMES:
         folder = make(name, asked.models / "all", tuple(CODECS.split(",")))

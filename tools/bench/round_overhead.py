@@ -161,6 +161,10 @@ class NullCompute:
         """Nothing to measure."""
         return math.inf
 
+    def busy(self, now: float) -> bool:
+        """Nor here."""
+        return False
+
     def forget(self, effect: Forget) -> None:
         self._block.pop(effect.key, None)
 

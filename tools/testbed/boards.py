@@ -115,7 +115,10 @@ class Boards:
     def _sees_all(self, index: int) -> bool:
         try:
             with ControlClient(self.socket(index), timeout_s=5) as client:
-                return len(client.ring().order) == len(self.bed.slower) and client.status().ready
+                members = client.members()
+                ready = len(client.ring().order) == len(self.bed.slower) and client.status().ready
+                # Its own speed among them: a board that has not measured itself yet would do so between requests.
+                return ready and all(member.speed is not None for member in members)
         except PeerError:
             return False
 

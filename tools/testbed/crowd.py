@@ -28,8 +28,9 @@ from peer.errors import PeerError
 from peer.reports import InferQuery
 from tools.testbed import records
 from tools.testbed.boards import Bed, Boards, boards
-from tools.testbed.measure import PICTURE
+from tools.testbed.measure import PICTURE, learn
 from tools.testbed.models import CODECS, make
+from tools.testbed.settings import Plan, Setting
 from tools.testbed.slow_core import be_urgent
 
 _DEADLINE_S = 600.0
@@ -151,9 +152,12 @@ def _run(options: argparse.Namespace) -> int:
     if not (home / options.model).exists():
         (home / options.model).symlink_to((options.models / "all" / options.model).resolve())
     be_urgent()
-    with boards(Bed(slower=_SLOWER, models=home, default_model=options.model)) as bed:
+    one = Setting(model=options.model, boards=1)
+    learned = learn(Plan(slower=_SLOWER, settings=(one,)), (one,), home, PICTURE.read_bytes())
+    slowed = {"TESTBED_LEARNED": learned}
+    with boards(Bed(slower=_SLOWER, models=home, default_model=options.model, environment=slowed)) as bed:
         bed.rate(_MBIT)
-        clients(bed, options.model, len(_SLOWER), 2)  # warm, and every board has measured itself
+        clients(bed, options.model, len(_SLOWER), 2)  # warm
         figures = [(folder, options.images, "single"), (folder, options.images, "folder")]
         for each, number, kind in figures:
             _keep(options.out, each(bed, options.model, number, kind))

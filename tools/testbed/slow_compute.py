@@ -21,6 +21,7 @@ from runtime.images import decode_rows
 from runtime.model import Model
 from runtime.shard import Shard
 from runtime.stage import Stage
+from tools.testbed.plain_core import go_without_matrix_unit
 from tools.testbed.slow_core import SlowCore
 
 _R = TypeVar("_R")
@@ -68,7 +69,7 @@ def _stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
     Of one model: weights of another type are another graph under the same name.
     """
     name = ".".join(part for part in stage.spec.name.split(".") if not part.isdecimal())
-    return stage.__dict__["folder"], name, stage.spec.outputs, tuple(each.shape for each in inputs)
+    return stage.__dict__["folder"].name, name, stage.spec.outputs, tuple(each.shape for each in inputs)
 
 
 def _placed(inner: Callable[..., None]) -> Callable[..., None]:
@@ -132,5 +133,6 @@ def _listen(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
 
 
 if __name__ == "__main__":
+    go_without_matrix_unit()
     slow_down(SlowCore(float(os.environ["TESTBED_SLOWER"])))
     main()

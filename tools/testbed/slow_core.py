@@ -4,9 +4,9 @@ Environment: TESTBED_SLOWER the factor S; TESTBED_CORE a file, whose lock the bo
 large step, so that no two of them disturb each other's caches or share a core; TESTBED_TOLD a file for one line of
 JSON per shard that ended; TESTBED_CHARGE `own` or `usual`. All assume one compute thread per board.
 
-`usual`: a step is charged with what the same step (graph and shapes) usually takes, the median of its processor times
-on this board so far. Other work on this machine disturbs caches, so single processor times scatter; and a round, which
-ends with the slowest of N boards, would collect what N quiet boards do not have. `own` charges each with its own.
+`usual`: a step is charged with what the same step (graph and shapes) usually takes, see `usual_times`. Other work on
+this machine disturbs caches, so single processor times scatter; and a round, which ends with the slowest of N boards,
+would collect what N quiet boards do not have. `own` charges each with its own.
 """
 
 import contextlib
@@ -14,18 +14,16 @@ import ctypes
 import fcntl
 import json
 import os
-import statistics
 import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from tools.testbed.ledger import Lateness, Ledger
+from tools.testbed.usual_times import UsualTimes
 
 _PR_SET_TIMERSLACK = 29
 _BURST_S = 1e-3  # messages may leave so much too soon; it stays due
-_REMEMBERED = 101
 _IN_STEP, _URGENT = 1, 2  # real-time priorities: before other work of this machine, which has its other core
 _SHORT_S = 2e-5  # not worth a system call: it stays due
 
@@ -39,8 +37,7 @@ class SlowCore:
         self._thread: int | None = None
         self._lock = os.open(os.environ["TESTBED_CORE"], os.O_RDWR | os.O_CREAT, 0o600)
         self._urgent = be_urgent()
-        self._usual = os.environ.get("TESTBED_CHARGE", "usual") == "usual"
-        self._seen: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._usual = UsualTimes() if os.environ.get("TESTBED_CHARGE", "usual") == "usual" else None
 
     @property
     def here(self) -> bool:
@@ -87,10 +84,8 @@ class SlowCore:
             self.ledger.begin(time.monotonic(), time.process_time())
 
     def _charge(self, kind: Hashable, took_s: float) -> None:
-        if self._usual:
-            seen = self._seen[kind]
-            seen.append(took_s)
-            self.ledger.exempt(took_s - statistics.median(seen))
+        if self._usual is not None:
+            self.ledger.exempt(took_s - self._usual.note(kind, took_s))
 
     def catch_up(self, short_s: float = _SHORT_S) -> float:
         """Sleep until what was done so far is due, unless that is sooner; by how much it is late, or not."""

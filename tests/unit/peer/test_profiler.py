@@ -58,6 +58,23 @@ def test_it_measures_again_soon_once_and_then_seldom(tiny: Model) -> None:
     assert one.idle(100.0 + first) >= 50
 
 
+def test_a_board_without_a_quiet_moment_measures_itself_once_beside_its_work(tiny: Model) -> None:
+    one = profiler(tiny)
+    assert not one.busy(100.0)  # no work has earned it yet
+    runs, beside_s = 0, 0.0
+    while not one.profiles and runs < 10_000:
+        one.worked(0.001)
+        while one.busy(100.0):
+            beside_s += one._step_s
+        runs += 1
+    assert one.profiles
+    assert 5 < runs < 10_000
+    longest_s = 0.1  # of a step of so small a model; one may begin with little left
+    assert beside_s <= 0.25 * runs * 0.001 + longest_s
+    one.worked(100.0)
+    assert not one.busy(1000.0)  # the later looks wait for a quiet moment
+
+
 def test_nothing_is_measured_without_a_model_or_by_name_alone(tiny: Model) -> None:
     usual: list[ModelId] = []
     one = profiler(tiny, lambda: usual[0] if usual else None)
