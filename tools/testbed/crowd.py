@@ -28,9 +28,10 @@ from peer.errors import PeerError
 from peer.reports import InferQuery
 from tools.testbed import records
 from tools.testbed.boards import Bed, Boards, boards
-from tools.testbed.measure import PICTURE, learn
+from tools.testbed.learn import learn
+from tools.testbed.measure import PICTURE
 from tools.testbed.models import CODECS, make
-from tools.testbed.settings import Plan, Setting
+from tools.testbed.settings import Setting
 from tools.testbed.slow_core import be_urgent
 
 _DEADLINE_S = 600.0
@@ -152,9 +153,10 @@ def _run(options: argparse.Namespace) -> int:
     if not (home / options.model).exists():
         (home / options.model).symlink_to((options.models / "all" / options.model).resolve())
     be_urgent()
-    one = Setting(model=options.model, boards=1)
-    learned = learn(Plan(slower=_SLOWER, settings=(one,)), (one,), home, PICTURE.read_bytes())
-    slowed = {"TESTBED_LEARNED": learned}
+    codec = CODECS.split(",")[0]  # the model's default
+    shared = tuple(Setting(model=options.model, boards=n, codec=codec) for n in (2, 3, 4))
+    learn((Setting(model=options.model, boards=1), *shared), home, home / "steps.jsonl")
+    slowed = {"TESTBED_LEARNED": str(home / "steps.jsonl")}
     with boards(Bed(slower=_SLOWER, models=home, default_model=options.model, environment=slowed)) as bed:
         bed.rate(_MBIT)
         clients(bed, options.model, len(_SLOWER), 2)  # warm

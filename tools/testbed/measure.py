@@ -6,13 +6,14 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peer.errors import PeerError
 from peer.reports import InferQuery, InferReport
 from tools.testbed import models, records
 from tools.testbed.boards import Bed, Boards, boards
+from tools.testbed.learn import learn
 from tools.testbed.records import BoardTimes, Measured
 from tools.testbed.settings import PLANS, Plan, Setting
 from tools.testbed.slow_core import be_urgent
@@ -20,7 +21,6 @@ from tools.testbed.slow_core import be_urgent
 PICTURE = records.ROOT / "docs/photos/rocket.jpg"
 SHIPPED = records.ROOT / "models_onnx"
 _WARM = 2
-LEARNING_MBIT, _LEARNING = 1000.0, 5
 _DEADLINE_S = 300.0
 _LATE = 0.02  # of a request: more, and it does not count
 _TRIES = 3  # times as many requests as are wanted, at most
@@ -89,8 +89,9 @@ def measure(name: str, plan: Plan, folder: Path, out: Path) -> None:
         return
     image = PICTURE.read_bytes()
     be_urgent()  # the client is on a board of its own, so to speak
-    learned = learn(plan, left, folder, image)
-    slowed = {"TESTBED_LEARNED": learned}
+    learned = folder / "steps.jsonl"
+    learn(plan.settings, folder, learned)
+    slowed = {"TESTBED_LEARNED": str(learned)}
     with boards(Bed(slower=plan.slower, models=folder, default_model=left[0].model, environment=slowed)) as bed:
         rates = tuple(dict.fromkeys(setting.mbit for setting in left))
         for rate in rates:
@@ -109,21 +110,6 @@ def measure(name: str, plan: Plan, folder: Path, out: Path) -> None:
                         tally.take(*answer)
             for tally in tallies:
                 _keep(name, plan, tally, rtt_ms, out)
-
-
-def learn(plan: Plan, settings: Sequence[Setting], folder: Path, image: bytes) -> str:
-    """Have boards that are not slowed run every setting; the file in which they wrote what each step takes."""
-    learned = folder / "steps.jsonl"
-    learned.unlink(missing_ok=True)
-    alike = {replace(setting, mbit=LEARNING_MBIT): None for setting in settings}
-    environment = {"TESTBED_LEARN": str(learned)}
-    ones = (1.0,) * len(plan.slower)
-    with boards(Bed(slower=ones, models=folder, default_model=settings[0].model, environment=environment)) as bed:
-        bed.rate(LEARNING_MBIT)
-        for _ in range(_LEARNING):
-            for setting in alike:
-                _try(bed, setting, image)
-    return str(learned)
 
 
 def _try(bed: Boards, setting: Setting, image: bytes) -> tuple[InferReport, float, float] | None:

@@ -29,8 +29,8 @@ _R = TypeVar("_R")
 
 def slow_down(core: SlowCore) -> None:
     """Put `core` around everything that the data plane's thread does."""
-    Stage.__init__ = _placed(Stage.__init__)  # type: ignore[method-assign]
-    Stage.run = _step(core, Stage.run, _stage_kind)  # type: ignore[method-assign]
+    place_stages()
+    Stage.run = _step(core, Stage.run, stage_kind)  # type: ignore[method-assign]
     setattr(worker, "decode_rows", _step(core, decode_rows, lambda data, *_: ("decode", len(data))))  # noqa: B010
     for name in ("embed", "encode", "query", "attend"):
         setattr(Shard, name, _part(core, getattr(Shard, name)))
@@ -63,7 +63,12 @@ def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable
     return stepped
 
 
-def _stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
+def place_stages() -> None:
+    """From here on a stage knows the folder of its model, which `stage_kind` asks for."""
+    Stage.__init__ = _placed(Stage.__init__)  # type: ignore[method-assign]
+
+
+def stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
     """The same graph in another block has the same work to do, unless its outputs are others (the last block's are).
 
     Of one model: weights of another type are another graph under the same name.

@@ -1,10 +1,10 @@
-"""What each step takes on this machine's core at full speed: learned by boards with S = 1, then charged.
+"""What each step takes on this machine's core at full speed: learned first (`learn`), then charged.
 
 A board that sleeps between its steps, which is how it is slowed, finds its caches cold and takes up to half as long
-again for small shards; a real board that is slow does not. So boards with S = 1 run every setting before, and what
-their steps took there (the median of each kind) is what the slowed boards are charged with.
+again for small shards; a real board that is slow does not. Nor does it share its caches with other boards. So every
+step of a plan is run beforehand without sleeps in one process, and the median of each kind is what boards are charged.
 
-Environment: TESTBED_LEARN a file that every step is added to, one line of JSON; TESTBED_LEARNED the same file, read.
+Environment: TESTBED_LEARNED the file that `learn` wrote. Steps that are not in it are charged with their own median.
 """
 
 import json
@@ -18,22 +18,29 @@ _REMEMBERED = 101
 _FEWEST = 3  # of a kind: the first runs of a step find nothing in any cache
 
 
+class Notebook:
+    """A file of steps, one line of JSON each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def add(self, kind: Hashable, took_s: float) -> None:
+        os.write(self._file, json.dumps([repr(kind), took_s]).encode() + b"\n")
+
+
 class UsualTimes:
     """Of one process."""
 
     def __init__(self) -> None:
-        learned, learn = os.environ.get("TESTBED_LEARNED"), os.environ.get("TESTBED_LEARN")
+        learned = os.environ.get("TESTBED_LEARNED")
         self._learned = read(Path(learned)) if learned else {}
-        self._file = os.open(learn, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if learn else None
         self._seen: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
 
     def note(self, kind: Hashable, took_s: float) -> float:
         """A step took so much processor time; what it is to be charged with: what was learned, or the median so far."""
-        name = repr(kind)
-        if self._file is not None:
-            os.write(self._file, json.dumps([name, took_s]).encode() + b"\n")
-        if name in self._learned:
-            return self._learned[name]
+        learned_s = self._learned.get(repr(kind))
+        if learned_s is not None:
+            return learned_s
         seen = self._seen[kind]
         seen.append(took_s)
         return statistics.median(seen)

@@ -11,9 +11,10 @@ from pathlib import Path
 from peer.reports import InferQuery
 from tests.helpers.lan import lan
 from tools.testbed.boards import Bed, Boards, boards
-from tools.testbed.measure import PICTURE, learn
+from tools.testbed.learn import learn
+from tools.testbed.measure import PICTURE
 from tools.testbed.models import make
-from tools.testbed.settings import Plan, Setting
+from tools.testbed.settings import Setting
 from tools.testbed.slow_core import be_urgent
 
 RATES = (10.0, 100.0, 1000.0)
@@ -78,13 +79,6 @@ def in_turns(asked: Sequence[tuple[Boards, int, InferQuery]]) -> list[float]:
     return [statistics.median(times) for times in found]
 
 
-def _learned(folder: Path) -> str:
-    """What the steps of both settings take on boards that are not slowed."""
-    one = Setting(model=_MODEL, boards=1, mbit=1000.0)
-    settings = (one, replace(one, boards=2, codec=_CODEC))
-    return learn(Plan(slower=(1.0, 1.0), settings=settings), settings, folder, PICTURE.read_bytes())
-
-
 def _run(options: argparse.Namespace) -> int:
     folder = options.models / "validate"
     make(_MODEL, folder, (_CODEC,))
@@ -101,7 +95,9 @@ def _run(options: argparse.Namespace) -> int:
     for mbit in RATES:
         # A full frame holds 1448 bytes of payload; the bucket counts 1514.
         line(f"link of {mbit:g} Mbit/s, payload", measured_rate(mbit), mbit * 1448 / 1514, "Mbit/s", 0.05)
-    slowed = {"TESTBED_LEARNED": _learned(folder)}
+    one = Setting(model=_MODEL, boards=1)
+    learn((one, replace(one, boards=2, codec=_CODEC)), folder, folder / "steps.jsonl")
+    slowed = {"TESTBED_LEARNED": str(folder / "steps.jsonl")}
     with boards(Bed(slower=FACTORS, models=folder, environment=slowed)) as bed:
         bed.rate(1000.0)
         alone = in_turns([(bed, index, _query(1)) for index in range(len(FACTORS))])

@@ -1,0 +1,72 @@
+"""What a step of an emulated board is charged with, and that such a board has no matrix unit."""
+
+import errno
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.testbed.learn import cases
+from tools.testbed.settings import Setting
+from tools.testbed.usual_times import Notebook, UsualTimes, read
+
+KIND = ("a model", "attend", (1, 50, 768))
+
+
+def test_a_step_is_charged_with_the_median_so_far_where_nothing_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESTBED_LEARNED", raising=False)
+    times = UsualTimes()
+    assert [times.note(KIND, took_s) for took_s in (3.0, 1.0, 2.0)] == [3.0, 2.0, 2.0]
+    assert times.note("another", 9.0) == 9.0
+
+
+def test_what_was_learned_at_full_speed_is_charged_however_long_a_slowed_one_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "steps.jsonl"
+    for took_s in (1.0, 9.0):  # two processes, one file
+        notes = Notebook(file)
+        notes.add(KIND, took_s)
+        notes.add(KIND, 2.0)
+        notes.add("seldom", took_s)
+    assert read(file) == {repr(KIND): 2.0}
+    monkeypatch.setenv("TESTBED_LEARNED", str(file))
+    slowed = UsualTimes()
+    assert [slowed.note(KIND, 3.0), slowed.note(KIND, 3.5)] == [2.0, 2.0]
+    assert slowed.note("seldom", 4.0) == 4.0
+
+
+def test_every_boards_part_of_a_plan_is_learned_once() -> None:
+    even = Setting(model="m", boards=4, codec="tc53")
+    uneven = Setting(model="m", boards=2, codec="tc53", weights=(1.0, 3.0))
+    alone = Setting(model="m", boards=1)
+    assert cases([alone, even, uneven, even], 196) == (("tc53", 49, 147), ("tc53", 147, 49))
+
+
+def test_nothing_is_learned_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert read(tmp_path / "none") == {}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has AMX")
+def test_an_emulated_board_is_refused_the_matrix_unit_and_nothing_else() -> None:
+    script = """
+import ctypes, json
+from tools.testbed.plain_core import go_without_matrix_unit
+libc = ctypes.CDLL(None, use_errno=True)
+def asked(operation):
+    ctypes.set_errno(0)
+    libc.syscall(158, operation, 18)
+    return ctypes.get_errno()
+before = asked(0x1023), asked(0x7777)
+done = go_without_matrix_unit()
+print(json.dumps([done, *before, asked(0x1023), asked(0x7777)]))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done, before, other_before, after, other_after = json.loads(ran.stdout)
+    assert done
+    assert before != errno.EPERM
+    assert after == errno.EPERM
+    assert other_after == other_before != errno.EPERM
