@@ -96,7 +96,7 @@ def main() -> int:
         notes.add(stage_kind(stage, *inputs), time.thread_time() - began_s)
         return outputs
 
-    Stage.run = run  # type: ignore[method-assign]
+    Stage.run = run  # type: ignore[method-assign, assignment]
     parts = (case.split(":") for case in asked.cases.split(",") if case)
     wanted = [(codec, int(own), int(others)) for codec, own, others in parts]
     _run(Model.load(asked.model, SessionSettings(threads=1, prepack=True)), wanted)

@@ -95,8 +95,8 @@ def _run(options: argparse.Namespace) -> int:
     for mbit in RATES:
         # A full frame holds 1448 bytes of payload; the bucket counts 1514.
         line(f"link of {mbit:g} Mbit/s, payload", measured_rate(mbit), mbit * 1448 / 1514, "Mbit/s", 0.05)
-    one = Setting(model=_MODEL, boards=1)
-    learn((one, replace(one, boards=2, codec=_CODEC)), folder, folder / "steps.jsonl")
+    single = Setting(model=_MODEL, boards=1)
+    learn((single, replace(single, boards=2, codec=_CODEC)), folder, folder / "steps.jsonl")
     slowed = {"TESTBED_LEARNED": str(folder / "steps.jsonl")}
     with boards(Bed(slower=FACTORS, models=folder, environment=slowed)) as bed:
         bed.rate(1000.0)
