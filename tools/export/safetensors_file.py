@@ -84,3 +84,18 @@ def _entry(entry: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
         raise ValueError
     begin, end = (int(offset) for offset in entry["data_offsets"])
     return str(entry["dtype"]), shape, (begin, end)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write f32 tensors, in the order given."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, array in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight, as the library writes them
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array, dtype="<f4").tobytes())

@@ -1,0 +1,57 @@
+"""A model folder gives back the network that it was exported from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.tools.hf_folders import write_folder
+from tools.export.failure import NoSuchModel, run
+from tools.export.hf_folder import read_folder
+from tools.export.restore import _run as restore_command
+from tools.export.restore import restore
+from tools.import_vit import main
+
+
+def called(monkeypatch: pytest.MonkeyPatch, command: object, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+    return run(command)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "quick_gelu", "relu"])
+def test_exported_and_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    odd = {"hidden_act": kind, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "layer_norm_eps": 1e-5}
+    source = read_folder(write_folder(tmp_path / "hf", config=odd))
+    assert called(monkeypatch, main, tmp_path / "hf", "--out", tmp_path / "m", "--check", "numpy") == 0
+    assert called(monkeypatch, restore_command, tmp_path / "m", "--out", tmp_path / "back") == 0
+    back = read_folder(tmp_path / "back")
+    assert (back.shape, back.labels) == (source.shape, source.labels)
+    assert (back.image.mean, back.image.std) == (source.image.mean, source.image.std)
+    token, position = "vit.embeddings.cls_token", "vit.embeddings.position_embeddings"
+    for name, tensor in source.tensors.items():
+        if name == token:  # it comes back with its position added
+            np.testing.assert_array_equal(back.tensors[name], tensor + source.tensors[position][:, :1])
+        elif name == position:
+            np.testing.assert_array_equal(back.tensors[name][:, 1:], tensor[:, 1:])
+            assert not back.tensors[name][:, 0].any()
+        else:
+            np.testing.assert_allclose(back.tensors[name], tensor, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_restored_network_answers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "hf")
+    assert called(monkeypatch, main, tmp_path / "hf", "--out", tmp_path / "m", "--check", "numpy") == 0
+    assert called(monkeypatch, restore_command, tmp_path / "m", "--out", tmp_path / "back") == 0
+    assert called(monkeypatch, main, tmp_path / "back", "--out", tmp_path / "again", "--check", "numpy") == 0
+    first, second = (restore(tmp_path / name)[0] for name in ("m", "again"))
+    for name, tensor in first.items():
+        np.testing.assert_allclose(second[name], tensor, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_int8_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "hf")
+    assert called(monkeypatch, main, tmp_path / "hf", "--out", tmp_path / "m", "--weights", "int8") == 0
+    with pytest.raises(NoSuchModel, match="int8 weights only; take the folder with f32 weights"):
+        restore(tmp_path / "m")
+    assert called(monkeypatch, restore_command, tmp_path / "m", "--out", tmp_path / "back") == NoSuchModel.exit_code
+    assert not (tmp_path / "back").exists()
