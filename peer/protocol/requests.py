@@ -128,7 +128,11 @@ class Requests:
         match event:
             case MessageReceived(message=message, sender=sender):
                 effects = self._message(message, sender, now)
-            case CodesReady() | QueryDone() | ShardDone() | ErrandDone() | ComputeFailed():
+                if type(message) is Codes:
+                    return effects  # in the middle of a round no request ends here, so none that waits begins
+            case CodesReady() | QueryDone():
+                return self._computed(event, now)
+            case ShardDone() | ErrandDone() | ComputeFailed():
                 effects = self._computed(event, now)
             case Submitted(submission=submission):
                 effects = self._submit(submission, now)

@@ -7,7 +7,7 @@ import zmq
 
 _HIGH_WATER = 256  # messages per peer; a request has at most a few rounds in flight
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
-TICK_S = 0.02  # how often a board in the middle of a request looks at its timers and links
+TICK_S = 0.05  # how often a board in the middle of a request looks at its timers and links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ A row is one token's indices; every row has the same widths. Widths of 8 and 16 
 others go through numpy's packbits, which works on whole rows at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +50,17 @@ def pack(indices: I32, layout: BitLayout) -> bytes:
     return np.packbits(bits.take(layout.columns, axis=1)).tobytes()
 
 
-def unpack(data: U8, rows: int, layout: BitLayout) -> I32:
-    """The inverse of `pack`: u8 [ceil(rows * row_bits / 8)] -> i32 [rows, N]."""
-    count = len(layout.widths)
-    if layout.uniform == 8:
-        return data.reshape(rows, count).astype(np.int32)
-    if layout.uniform == _CELL:
-        return data.view(">u2").reshape(rows, count).astype(np.int32)
-    bits = np.unpackbits(data, count=rows * layout.row_bits)
+def unpack(streams: Sequence[tuple[U8, int]], layout: BitLayout) -> I32:
+    """The inverse of `pack` for several streams (u8 [ceil(rows * row_bits / 8)], rows) -> i32 [all rows, N].
+
+    All at once: a call to numpy costs more than the few hundred indices that a board sends.
+    """
+    count, rows = len(layout.widths), sum(each for _, each in streams)
+    if layout.uniform in (8, _CELL):
+        data = np.concatenate([data for data, _ in streams])
+        return data.view(np.uint8 if layout.uniform == 8 else ">u2").reshape(rows, count).astype(np.int32)
+    parts = [np.unpackbits(data, count=each * layout.row_bits) for data, each in streams]
+    bits = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if layout.uniform:
         # A product with the bits' place values: exact in f32, as indices stay below 2^24.
         values = bits.reshape(rows * count, layout.uniform).astype(np.float32) @ layout.place

@@ -5,6 +5,7 @@ component), and the relative RMS error on the calibration data is the manifest's
 Indices of all boards are decoded by one graph call.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +45,7 @@ class IndexedCodec:
 
     def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
         """See `Codec`."""
-        self._open(payload, block=block, batch=batch, tokens=tokens)
+        self.indices([(tokens, payload)], block=block, batch=batch)
 
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
         """See `Codec`."""
@@ -56,21 +57,20 @@ class IndexedCodec:
 
     def indices(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
         """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError."""
-        remote_tokens = sum(tokens for tokens, _ in parts)
-        indices = np.empty((batch, remote_tokens, len(self._layouts[block].widths)), dtype=np.int32)
-        at = 0
-        for tokens, payload in parts:
-            own = self._open(payload, block=block, batch=batch, tokens=tokens)
-            indices[:, at : at + tokens] = own.reshape(batch, tokens, -1)
-            at += tokens
-        return indices
-
-    def _open(self, payload: Payload, *, block: int, batch: int, tokens: int) -> I32:
-        """Checked indices i32 [B T, N]."""
-        data = opened(self.spec, payload, block=block, batch=batch, tokens=tokens)
-        indices = unpack(data, batch * tokens, self._layouts[block])
+        layout = self._layouts[block]
+        if not parts:
+            return np.empty((batch, 0, len(layout.widths)), dtype=np.int32)
+        streams = [
+            (opened(self.spec, payload, block=block, batch=batch, tokens=tokens), batch * tokens)
+            for tokens, payload in parts
+        ]
+        indices = unpack(streams, layout)
         self._check_range(indices)
-        return indices
+        if batch == 1:
+            return indices[None]
+        ends = itertools.accumulate(batch * tokens for tokens, _ in parts)
+        boards = np.split(indices, [*ends][:-1])
+        return np.concatenate([board.reshape(batch, -1, len(layout.widths)) for board in boards], axis=1)
 
     def _check_range(self, indices: I32) -> None:
         # Transform indices have exactly as many codes as bits allow; only codebooks can have unused patterns.

@@ -17,7 +17,7 @@ def round_trip(widths: tuple[int, ...], rows: int, seed: int) -> None:
     indices = np.stack(columns, axis=1) if rows else np.empty((0, len(widths)), dtype=np.int32)
     packed = pack(indices, layout)
     assert len(packed) == (rows * sum(widths) + 7) // 8
-    found = unpack(np.frombuffer(packed, dtype=np.uint8), rows, layout)
+    found = unpack([(np.frombuffer(packed, dtype=np.uint8), rows)], layout)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, indices)
 
@@ -26,6 +26,16 @@ def round_trip(widths: tuple[int, ...], rows: int, seed: int) -> None:
 @given(WIDTHS, st.integers(0, 30), st.integers(0, 2**32 - 1))
 def test_mixed_widths_come_back(widths: list[int], rows: int, seed: int) -> None:
     round_trip(tuple(widths), rows, seed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(WIDTHS | st.integers(1, 16).map(lambda width: [width] * 3), st.lists(st.integers(0, 9), min_size=1, max_size=4))
+def test_several_streams_come_back_one_behind_the_other(widths: list[int], rows: list[int]) -> None:
+    layout, rng = bit_layout(tuple(widths)), np.random.default_rng(len(rows))
+    most = 1 << np.array(widths)
+    boards = [rng.integers(0, most, (count, len(widths)), dtype=np.int32) for count in rows]
+    streams = [(np.frombuffer(pack(board, layout), dtype=np.uint8), len(board)) for board in boards]
+    np.testing.assert_array_equal(unpack(streams, layout), np.concatenate(boards))
 
 
 @pytest.mark.parametrize("width", range(1, 17))
