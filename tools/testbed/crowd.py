@@ -94,7 +94,7 @@ def folder(bed: Boards, model: str, images: int, kind: str) -> Crowd:
         done = subprocess.run(command, env={**os.environ, **where}, capture_output=True, text=True, check=False)
         took_s = time.perf_counter() - began_at
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    ways = Counter(f"{answer['mode']} on {len(answer['boards'])}" for answer in answers)
+    ways = Counter(_way(answer["mode"], [board["name"] for board in answer["boards"]]) for answer in answers)
     times = [answer["latency_ms"] for answer in answers]
     return _crowd(kind, model, times, ways, failed=images - len(answers), seconds=took_s)
 
@@ -116,7 +116,7 @@ def clients(bed: Boards, model: str, count: int, each: int) -> Crowd:
                     failed.append(str(problem))
                     continue
                 times.append(1e3 * (time.perf_counter() - asked_at))
-                ways[f"{report.mode} on {len(report.boards)}"] += 1
+                ways[_way(report.mode, [board.name for board in report.boards])] += 1
 
     began_at = time.perf_counter()
     with ThreadPoolExecutor(count) as threads:
@@ -125,6 +125,10 @@ def clients(bed: Boards, model: str, count: int, each: int) -> Crowd:
         print(f"{count} clients: {problem}", file=sys.stderr, flush=True)
     took_s = time.perf_counter() - began_at
     return _crowd("clients", model, times, ways, clients=count, failed=len(failed), seconds=took_s)
+
+
+def _way(mode: str, names: Sequence[str]) -> str:
+    return f"whole on {names[0]}" if mode == "single" else f"{mode} on {len(names)}"
 
 
 def _crowd(
@@ -153,7 +157,7 @@ def _run(options: argparse.Namespace) -> int:
     if not (home / options.model).exists():
         (home / options.model).symlink_to((options.models / "all" / options.model).resolve())
     be_urgent()
-    codec = CODECS.split(",")[0]  # the model's default
+    codec = "tc53"  # the model's default
     shared = tuple(Setting(model=options.model, boards=n, codec=codec) for n in (2, 3, 4))
     learn((Setting(model=options.model, boards=1), *shared), home, home / "steps.jsonl")
     slowed = {"TESTBED_LEARNED": str(home / "steps.jsonl")}

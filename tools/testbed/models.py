@@ -51,7 +51,9 @@ def shape_of(name: str) -> tuple[VitShape, Storage]:
 
 def make(name: str, out: Path, codecs: tuple[str, ...]) -> Path:
     """Write the model folder `out`/`name`, unless it is there with these codecs; its path."""
-    folder, marker = out / name, ",".join(codecs)
+    # As a trained model would have it: what the planner takes where nobody names a codec.
+    default = next((codec for codec in codecs if codec.startswith("tc")), codecs[0])
+    folder, marker = out / name, f"{','.join(codecs)} {default}"
     note = out / f"{name}.codecs"
     if folder.exists() and note.exists() and note.read_text() == marker:
         return folder
@@ -75,7 +77,7 @@ def make(name: str, out: Path, codecs: tuple[str, ...]) -> Path:
         codecs=[codec for codec in codecs if codec in UNFITTED],
         tuned=[_codec(rule, shape, values) for rule in rules],
         calibration=Calibration(rows=rows),
-        default_codec=codecs[0],
+        default_codec=default,
         storage=storage,
     )
     note.write_text(marker)
