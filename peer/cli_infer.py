@@ -31,7 +31,9 @@ from peer.stream import Window, in_order
 
 # Longer than the daemon's own deadline, so that its better explained answer arrives first.
 _DEADLINE_GRACE_S = 2.0
-_PER_BOARD = 2  # requests in flight: one that is computed, one on its way
+# Requests in flight: one that is computed, one that waits, and what is on its way while the asked board computes one
+# itself, as it takes answers and hands requests on in between.
+_PER_BOARD = 4
 _MOST_AT_ONCE = 32
 _MEMBERS_S = 2.0
 

@@ -57,7 +57,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--spinning/--no-spinning", default=None, help="Busy-wait between stages  [no].")
 @click.option("--prepack", type=click.Choice([mode.value for mode in Prepack]), help="Rearranged weights  [auto].")
 @click.option("--default-model", help="Model to serve when a request names none.")
-@click.option("--max-requests", type=click.IntRange(1, 1024), help="Requests in flight on this board  [8].")
+@click.option("--max-requests", type=click.IntRange(1, 1024), help="Requests in flight on this board  [64].")
 @click.option(
     "--metrics",
     metavar="[HOST:]PORT",

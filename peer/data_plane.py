@@ -53,6 +53,7 @@ from peer.zmq_transport import TICK_S, DataSockets, Received
 _log = logging.getLogger(__name__)
 _DATA = (Assign, Codes, Feature, Failed, Cancel, Errand, Sound, Echo)
 _WAKE = [b""]  # what ends a receive when the event loop has something to say
+_BACKLOG = 64  # messages taken at once between two undivided runs
 _IDLE_S = 15.0  # how long a board that stands by sleeps at most
 _FRAMING_BYTES = 2  # ZMTP: flags and a one-byte length
 _FRAMING_LONG_BYTES = 9  # frames over 255 bytes: flags and eight bytes
@@ -152,6 +153,13 @@ class DataPlane(threading.Thread):
             something = self._sockets.wait(0.0)
             if not something and not self._inbox and not self._compute.busy(time.monotonic()):
                 self._run(self._put_off.popleft())
+                something = self._sockets.wait(0.0)
+            # Answers before questions: what came during a run tells which boards are free for what is asked next.
+            for _ in range(_BACKLOG):
+                if not something or not self._receive():
+                    break
+                something = self._sockets.wait(0.0)
+            something = False
         if something:
             self._receive()
         while self._inbox:
@@ -171,13 +179,16 @@ class DataPlane(threading.Thread):
         self._measuring = pause_s <= 0
         return pause_s
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """One message, if one comes in time; whether one came."""
         try:
             received = self._sockets.receive()
             if received is not None and received.frames != _WAKE:
                 self._take(wire.decode(received.frames), received)
+            return received is not None
         except RemoteProtocolError as problem:
             self._refuse(problem)
+            return True
 
     def _run(self, effect: RunWhole | RunErrand) -> None:
         """An undivided run, unless nobody waits for it any more."""

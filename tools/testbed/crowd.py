@@ -1,6 +1,6 @@
 """Many pictures at once: a folder on one board and on all of them, and more and more clients.
 
-    python -m tools.testbed crowd [--model vit-base-197-int8] [--images 40] [--clients 1,2,4,8,16,64]
+    python -m tools.testbed crowd [--model vit-base-197-int8] [--images 96] [--clients 1,2,4,8,16,64]
 
 Four emulated boards at 100 Mbit/s. The folder is what a person types, `peerctl infer FOLDER`, with `--mode single`
 (everything on the asked board) and without (the planner's choice); seconds from the start of the command to
@@ -183,7 +183,7 @@ def _keep(out: Path, figure: Crowd) -> None:
 def add_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("crowd", help="a folder on all boards, and many clients at once")
     parser.add_argument("--model", default="vit-base-197-int8")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--clients", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--questions", type=int, default=32, help="of all clients together, one each at least")
     parser.add_argument("--models", type=Path, default=Path("runs/models"))

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from peer import data_plane, worker
+from peer import data_plane, profiler, worker
 from peer.compute_main import main
 from peer.protocol.effects import Forget
 from peer.zmq_transport import DataSockets
@@ -32,6 +32,7 @@ def slow_down(core: SlowCore) -> None:
     place_stages()
     Stage.run = _step(core, Stage.run, stage_kind)  # type: ignore[method-assign]
     setattr(worker, "decode_rows", _step(core, decode_rows, lambda data, *_: ("decode", len(data))))  # noqa: B010
+    setattr(profiler, "timed", core.timed)  # noqa: B010
     for name in ("embed", "encode", "query", "attend"):
         setattr(Shard, name, _part(core, getattr(Shard, name)))
     DataSockets.send = _send(core, DataSockets.send)  # type: ignore[method-assign]

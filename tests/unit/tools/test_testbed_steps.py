@@ -11,6 +11,7 @@ import pytest
 
 from tools.testbed.learn import cases
 from tools.testbed.settings import Setting
+from tools.testbed.slow_core import SlowCore
 from tools.testbed.usual_times import Notebook, UsualTimes, read
 
 KIND = ("a model", "attend", (1, 50, 768))
@@ -70,3 +71,21 @@ print(json.dumps([done, *before, asked(0x1023), asked(0x7777)]))
     assert before != errno.EPERM
     assert after == errno.EPERM
     assert other_after == other_before != errno.EPERM
+
+
+def test_a_board_measures_itself_by_its_own_clock_even_if_it_was_kept_from_the_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TESTBED_CORE", str(tmp_path / "core"))
+    monkeypatch.setattr("tools.testbed.slow_core.be_urgent", lambda: False)
+    wall, spent = [10.0], [2.0]
+    monkeypatch.setattr("tools.testbed.slow_core.time.monotonic", lambda: wall[0])
+    monkeypatch.setattr("tools.testbed.slow_core.time.process_time", lambda: spent[0])
+    core = SlowCore(8.0)
+    core.ledger.begin(0.0, 0.0)  # long due: it was kept waiting, and would catch up
+
+    def step() -> None:
+        wall[0] += 7.0  # others had the core
+        spent[0] += 0.5
+
+    assert [core.timed(step), core.timed(step)] == [4.0, 4.0]
