@@ -42,7 +42,7 @@ class Wish:
 class Bustle:
     """What the asked board has to do at present."""
 
-    requests: int = 1  # asked of it and not answered, the one in question included
+    requests: int = 1  # not answered, the one in question and what others have asked of it included
     under_way: Mapping[PeerId, int] = field(default_factory=dict)  # whole pictures that boards have been given
     absent: frozenset[PeerId] = frozenset()  # boards that were silent just before
 

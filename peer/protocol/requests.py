@@ -265,8 +265,11 @@ class Requests:
 
     def _bustle(self, now: float) -> Bustle:
         under_way = Counter(c.whole_on for c in self._coordinators.values() if c.whole_on is not None)
+        under_way[self.view.self_id] += len(self._errands)
+        # What others ask of this board takes its time as well, and theirs: a request shared with them would share that.
+        others = sum(p.coordinator != self.view.self_id for p in self._participants.values()) + len(self._errands)
         return Bustle(
-            requests=len(self._coordinators) + len(self._waiting) + 1,
+            requests=len(self._coordinators) + len(self._waiting) + 1 + others,
             under_way=under_way,
             absent=self._patience.absent(now),
         )

@@ -24,11 +24,12 @@ TITLES = {
 PREFACE = """# Benchmarks on emulated boards
 
 Written by `make bench`; do not edit. **Emulated**: real daemons, sockets, encryption and requests on one
-machine; links are shaped, and each board takes S times its processor time (`tools/testbed/ledger.py` and `slow_core.py`
-say how). **Weights of ViT-Base and ViT-Small are random**: times only. Latency is end to end, from the file (a JPEG of
-112 kB) to the answer, warm; the settings of a table were taken in turns, one request after the other. One board is the
-faster one of float32 and int8 weights. `of the bound`: the median over the slowest board's own work plus what its link
-needs for the input and its codes. What it assumes, and how far it was checked: [emulation.md](emulation.md).
+machine; links are shaped, and each board takes S times its processor time, steps of onnxruntime S times what they
+take at full speed (`tools/testbed/ledger.py`, `slow_core.py` and `learn.py` say how). **Weights of ViT-Base and
+ViT-Small are random**: times only. Latency is end to end, from the file (a JPEG of 112 kB) to the answer, warm; the
+settings of a table were taken in turns, one request after the other. One board is the faster one of float32 and int8
+weights. `of the bound`: the median over the slowest board's own work plus what its link needs for the input and its
+codes. What it assumes, and how far it was checked: [emulation.md](emulation.md).
 """
 _HEAD = (
     "weights",

@@ -9,13 +9,16 @@ from protocol_cases import member, peer, submission
 
 from peer.errors import NotEnoughBoards
 from peer.protocol.course import Course, course, wish_of
-from peer.protocol.events import Mode, Submission
+from peer.protocol.effects import Send
+from peer.protocol.events import MessageReceived, Mode, Submission, Submitted
 from peer.protocol.experience import Case, Experience
 from peer.protocol.forecast import mean_block_s, quoted_tokens
+from peer.protocol.messages import Assign, DataMessage, Errand
 from peer.protocol.outlook import Bustle, Link, Outlook, Situation, working_bytes
 from peer.protocol.planner import Way
 from peer.protocol.profile import BoardProfile
-from peer.protocol.types import Exchange, Member, PeerId, View
+from peer.protocol.requests import RequestLimits, Requests
+from peer.protocol.types import Epoch, Exchange, InputKind, Member, PeerId, RequestId, View
 
 ASKED = submission(mode=Mode.AUTO, codec="tc53", model=VIT.model)
 LINKS = {peer(i): Link(2e-4, 12.5e6) for i in range(1, 8)}
@@ -166,3 +169,31 @@ def test_both_exchanges_can_be_asked_for() -> None:
     assert ring.predicted_s is not None
     assert direct.predicted_s is not None
     assert ring.predicted_s > direct.predicted_s
+
+
+def test_what_others_have_asked_of_a_board_counts_when_it_is_asked_itself() -> None:
+    """Four boards that are asked at once and share every picture would all work on all four."""
+    known = view(*(board(i) for i in range(4)))
+    limits = RequestLimits()
+
+    def first_message(errands: int) -> type[DataMessage]:
+        machine = Requests(view=known, models={VIT.model: VIT}, limits=limits)
+        for number in range(errands):
+            errand = Errand(
+                request=RequestId(number),
+                attempt=1,
+                epoch=Epoch(0),
+                asker=peer(1),
+                model=VIT.model,
+                batch=1,
+                deadline_ms=30_000,
+                input_kind=InputKind.ROWS,
+                body=bytes(VIT.tokens * VIT.row_bytes),
+            )
+            machine.handle(MessageReceived(message=errand, sender=peer(1)), 0.0)
+        asked = submission(request=RequestId(99), mode=Mode.AUTO, codec="tc53", model=VIT.model)
+        effects = machine.handle(Submitted(submission=asked), 0.0)
+        return next(type(effect.message) for effect in effects if isinstance(effect, Send))
+
+    assert first_message(errands=0) is Assign
+    assert first_message(errands=4) is Errand
