@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from peer.protocol.partition import partition
-from runtime.arrays import Array
+from runtime.arrays import U8, Array
 from runtime.measure import measure, measure_codec
 from runtime.model import Model
 from runtime.settings import SessionSettings
@@ -62,20 +62,24 @@ def _run(model: Model, wanted: Sequence[Case]) -> None:
         if spec.name in {model.plan.default_codec, *(case[0] for case in wanted)}:
             for _ in measure_codec(model, model.codec(spec.name)):
                 pass
-    for _ in range(_PASSES):
+    for _ in range(_PASSES):  # in turns, so that what disturbs this machine for a while disturbs all of them alike
         model.whole(rows)
-    for name, own, others in wanted:
-        codec = model.codec(name)
-        for _ in range(_PASSES):
-            mine, theirs = Shard(model, codec), [Shard(model, codec)] if others else []
-            mine.embed(rows[:, :own], 0)
-            for each in theirs:
-                each.embed(rows[:, :others], 0)
-            parts = [(others, each.encode()) for each in theirs]  # of the first block: contents do not matter
-            while not mine.done:
-                mine.encode()
-                mine.query()
-                mine.attend(parts)
+        for name, own, others in wanted:
+            _pass(model, name, rows[:, :own], rows[:, :others])
+
+
+def _pass(model: Model, name: str, own: U8, others: U8) -> None:
+    """One board's part of a request."""
+    codec = model.codec(name)
+    mine, theirs = Shard(model, codec), [Shard(model, codec)] if others.size else []
+    mine.embed(own, 0)
+    for each in theirs:
+        each.embed(others, 0)
+    parts = [(others.shape[1], each.encode()) for each in theirs]  # of the first block: contents do not matter
+    while not mine.done:
+        mine.encode()
+        mine.query()
+        mine.attend(parts)
 
 
 def main() -> int:
