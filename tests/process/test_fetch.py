@@ -203,7 +203,8 @@ def test_models_of_other_boards_are_listed_and_come_on_demand(
         until("it serves", lambda: ready(fresh))
         with ControlClient(fresh.socket, timeout_s=LIMIT_S) as client:
             until("it sees three holders", lambda: [len(m.boards) for m in client.models() if m.name == MODEL] == [3])
-            own, other = client.models()
+            known = {model.name: model for model in client.models()}
+            own, other = known["random"], known[MODEL]
             me = client.status().id
         assert (own.name, own.boards, own.default) == ("random", (me,), True)
         plan = read_plan(FOLDER)
