@@ -40,8 +40,8 @@ def restore(folder: Path) -> tuple[dict[str, F32], VitShape, ModelPlan]:
     found = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
     if "0.kv.weight" not in found:
         raise NoSuchModel(f"{plan.name} holds int8 weights only", "take the folder with f32 weights")
-    shape = _shape(plan, graph, found)
     try:
+        shape = _shape(plan, graph, found)
         return dict(_tensors(found, shape, plan.image)), shape, plan
     except (KeyError, ValueError) as problem:
         raise BadInput(f"{plan.name} lacks a tensor, or has one of another shape ({problem})", "export again") from None
@@ -103,6 +103,7 @@ def _run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--replace", action="store_true", help="write over a folder that is there")
     options = parser.parse_args()
     tensors, shape, plan = restore(options.folder)
     labels = {str(number): label for number, label in enumerate(plan.labels)}
@@ -113,7 +114,7 @@ def _run() -> None:
         "image_mean": list(plan.image.mean),
         "image_std": list(plan.image.std),
     }
-    with staged(options.out) as fresh:
+    with staged(options.out, replace=options.replace) as fresh:
         (fresh / "config.json").write_text(json.dumps(config, indent=1))
         write_safetensors(fresh / "model.safetensors", tensors)
     print(f"{options.out}: {plan.name}, {sum(each.size for each in tensors.values()) / 1e6:.1f} million weights")

@@ -1,12 +1,15 @@
 """A model folder gives back the network that it was exported from."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.unit.tools.hf_folders import write_folder
-from tools.export.failure import NoSuchModel, run
+from tools.export.failure import BadInput, NoSuchModel, run
 from tools.export.hf_folder import read_folder
 from tools.export.restore import _run as restore_command
 from tools.export.restore import restore
@@ -55,3 +58,20 @@ def test_int8_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         restore(tmp_path / "m")
     assert called(monkeypatch, restore_command, tmp_path / "m", "--out", tmp_path / "back") == NoSuchModel.exit_code
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("missing", ["0.up.weight", "0.down.bias"])
+def test_a_graph_that_lacks_a_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    write_folder(tmp_path / "hf")
+    assert called(monkeypatch, main, tmp_path / "hf", "--out", tmp_path / "m", "--check", "numpy") == 0
+    graph = onnx.load(tmp_path / "m/whole.onnx", load_external_data=False)
+    left = [each for each in graph.graph.initializer if each.name != missing]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(left)
+    raw = graph.SerializeToString()
+    (tmp_path / "m/whole.onnx").write_bytes(raw)
+    manifest = json.loads((tmp_path / "m/manifest.json").read_text())
+    manifest["files"]["whole.onnx"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    (tmp_path / "m/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=f"lacks a tensor.*{missing}"):
+        restore(tmp_path / "m")
