@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from peer.config import DEFAULT_MAX_REQUESTS, HostPort, PeerdConfig, Prepack, Settings, load, parse_metrics, parse_threads
+from peer.config import (
+    DEFAULT_MAX_REQUESTS,
+    HostPort,
+    PeerdConfig,
+    Prepack,
+    Settings,
+    load,
+    parse_metrics,
+    parse_threads,
+)
 from peer.errors import ConfigError
 from peer.journal import goes_to_journal
 
@@ -57,7 +66,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--spinning/--no-spinning", default=None, help="Busy-wait between stages  [no].")
 @click.option("--prepack", type=click.Choice([mode.value for mode in Prepack]), help="Rearranged weights  [auto].")
 @click.option("--default-model", help="Model to serve when a request names none.")
-@click.option("--max-requests", type=click.IntRange(1, 1024), help=f"Requests in flight on this board  [{DEFAULT_MAX_REQUESTS}].")
+@click.option(
+    "--max-requests", type=click.IntRange(1, 1024), help=f"Requests in flight on this board  [{DEFAULT_MAX_REQUESTS}]."
+)
 @click.option(
     "--metrics",
     metavar="[HOST:]PORT",
