@@ -145,7 +145,8 @@ class Worker:
         started = time.monotonic()
         block, decoded_s = work.shard.block, work.shard.decode_s
         try:
-            work.shard.attend([(payload.tokens, payload.body) for payload in effect.payloads])
+            parts = [(payload.tokens, payload.body) for payload in effect.payloads]
+            work.shard.attend(parts, [payload.origin for payload in effect.payloads])
             decoded_s = work.shard.decode_s - decoded_s
             self._spans.own(effect.key, SpanKind.DECODE, block, started, started + decoded_s)
             work.compute_s += self._done(effect.key, SpanKind.ATTEND, block, started)

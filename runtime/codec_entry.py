@@ -1,4 +1,4 @@
-"""One codec entry of a manifest -> CodecSpec. Which keys an entry has depends on its kind; all of them are required."""
+"""One codec entry of a manifest -> CodecSpec. Which keys an entry has depends on its kind; few are optional."""
 
 from runtime.fields import Table, integer, name, refuse, sequence
 from runtime.plan import CodecKind, CodecSpec, ErrorBound, Geometry, Source, Yields
@@ -12,14 +12,16 @@ _KEYS = {
     CodecKind.CODEBOOK: _BASE | {"groups", "codes", "encode", "decode"},
     CodecKind.TRANSFORM: _BASE | {"bits", "encode", "decode"},
 }
+_OPTIONAL = {CodecKind.CODEBOOK: ("state",), CodecKind.TRANSFORM: ("attend", "state")}
 _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 
 
 def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
     """Check one entry of "codecs" against the model's geometry. Raises PlanError."""
     kind = Table(_only(value, where, "kind"), where, frozenset({"kind"})).choice("kind", CodecKind)
-    attends = kind is CodecKind.TRANSFORM and type(value) is dict and "attend" in value
-    table = Table(value, where, _KEYS[kind] | ({"attend"} if attends else set()))
+    optional = {key for key in _OPTIONAL.get(kind, ()) if type(value) is dict and key in value}
+    attends, remembers = "attend" in optional, "state" in optional
+    table = Table(value, where, _KEYS[kind] | optional)
     source, yields = table.choice("source", Source), table.choice("yields", Yields)
     _check_path(kind, source, yields, where)
     width = table.integer("width", 1, 2 * geometry.width)
@@ -27,6 +29,8 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         refuse(table.at("width"), f"{width} is not the width of the source {source.value!r}")
     if attends and yields is not Yields.KV:
         refuse(table.at("attend"), "only codes of keys and values can be attended to")
+    if remembers and (attends or yields is not Yields.KV):
+        refuse(table.at("state"), "only codes that are decoded to keys and values can pass on a state")
     error = Table(table.raw("error"), table.at("error"), frozenset({"kind", "value"}))
     return CodecSpec(
         name=table.name("name"),
@@ -41,6 +45,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         encode=_graphs(table, "encode", geometry.blocks) if kind in _GRAPHS else (),
         decode=_graphs(table, "decode", geometry.blocks) if kind in _GRAPHS else (),
         attend=_graphs(table, "attend", geometry.blocks) if attends else (),
+        state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),
     )
 

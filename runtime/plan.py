@@ -99,6 +99,7 @@ class CodecSpec:
     encode: tuple[str, ...] = ()  # codebook, transform: graph file per block
     decode: tuple[str, ...] = ()
     attend: tuple[str, ...] = ()  # transform that yields kv, optional: blocks that take its indices instead of K and V
+    state: int = 0  # values per token that its graphs pass on from block to block; 0: every block is coded on its own
     error: ErrorBound
 
     def index_bits(self, block: int) -> tuple[int, ...]:

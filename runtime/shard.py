@@ -14,6 +14,7 @@ import numpy as np
 from runtime.arrays import F32, U8, Array
 from runtime.codec.base import Codec, Part, Payload
 from runtime.codec.indexed import IndexedCodec
+from runtime.codec.stream import Stream
 from runtime.errors import CodecError, StageError
 from runtime.model import Model
 from runtime.plan import Source, Yields
@@ -27,6 +28,7 @@ class Shard:
         self.block = 0  # the block whose payload `encode` makes and `attend` expects; L when done
         self._model = model
         self._codec = codec
+        self._stream = Stream(codec)
         self.batch = 0  # pictures in the request
         self.decode_s = 0.0  # time spent on the other boards' payloads so far, projection included
         self._tokens = 0
@@ -71,16 +73,17 @@ class Shard:
                 source = self._x
             case Source.NORMED:
                 source = self._h
-        return self._codec.encode(self._present(source)[:, 1:], self.block)
+        return self._stream.encode(self._present(source)[:, 1:], self.block)
 
     def query(self) -> None:
         """Compute the current block's queries. Calling it is optional: `attend` does what is left."""
         if self._q is None:
             self._q = self._model.query[self.block].run(self._present(self._h))[0]
 
-    def attend(self, payloads: Sequence[Part]) -> None:
+    def attend(self, payloads: Sequence[Part], origins: Sequence[int] | None = None) -> None:
         """Finish the current block with (content tokens, payload) of each other board; a lost board may be left out.
 
+        `origins` numbers the boards that sent them, the same way in every block; None: 0, 1, ... and none was lost.
         Raises CodecError for a hostile payload, and then leaves the shard as it was: it may be called again.
         """
         geometry = self._model.plan.geometry
@@ -96,7 +99,8 @@ class Shard:
             remote = self._codec.indices(payloads, block=self.block, batch=self.batch)
         else:
             stages = self._model.attend
-            remote = self._codec.decode(payloads, block=self.block, batch=self.batch)
+            known = range(len(payloads)) if origins is None else origins
+            remote = self._stream.decode(payloads, known, block=self.block, batch=self.batch)
             if self._codec.spec.yields is Yields.INPUT:
                 remote = self._project(remote)
         self.decode_s += time.perf_counter() - started

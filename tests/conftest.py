@@ -11,7 +11,20 @@ from tools.export.calibration import Calibration
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model
 
-CODECS = ("f32", "f16", "int8", "int4", "f32-input", "vq4x16", "vq8x20", "vq8x16-normed", "astra-g4", "tc24")
+CODECS = (
+    "f32",
+    "f16",
+    "int8",
+    "int4",
+    "f32-input",
+    "vq4x16",
+    "vq8x20",
+    "vq8x16-normed",
+    "astra-g4",
+    "tc24",
+    "ptc16",
+    "pvq32",
+)
 
 
 @pytest.fixture(scope="session")

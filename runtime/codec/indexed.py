@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.arrays import F32, I32
+from runtime.arrays import F32, I32, Array
 from runtime.codec.base import Graph, Load, Part, Payload, check_finite, checked_shape, opened
 from runtime.codec.bitpack import BitLayout, bit_layout, pack, unpack
 from runtime.errors import CodecError
@@ -30,10 +30,16 @@ class IndexedCodec:
         self._decoders: tuple[Graph, ...] = tuple(load(self._decoder(block)) for block in blocks)
 
     def encode(self, values: F32, block: int) -> Payload:
-        """See `Codec`."""
+        """See `Codec`. A codec that predicts takes it that no block came before."""
+        return self.encode_after(values, block, None)[0]
+
+    def encode_after(self, values: F32, block: int, state: F32 | None) -> tuple[Payload, F32 | None]:
+        """Payload and the next block's state; `state` f32 [B, T, M] is what the block before left, None: nothing."""
         batch, tokens, _ = checked_shape(self.spec, values)
         check_finite(self.spec, values, block)
-        (indices,) = self._encoders[block].run(np.ascontiguousarray(values))
+        indices, *following = self._encoders[block].run(
+            np.ascontiguousarray(values), *self._known(state, batch, tokens)
+        )
         layout = self._layouts[block]
         if indices.shape != (batch, tokens, len(layout.widths)):
             raise CodecError(
@@ -41,19 +47,32 @@ class IndexedCodec:
             )
         flat = indices.reshape(batch * tokens, len(layout.widths)).astype(np.int32, copy=False)
         self._check_range(flat)
-        return pack(flat, layout)
+        return pack(flat, layout), _next(following)
 
     def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
         """See `Codec`."""
         self.indices([(tokens, payload)], block=block, batch=batch)
 
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
-        """See `Codec`."""
+        """See `Codec`. A codec that predicts takes it that no block came before."""
+        return self.decode_after(parts, None, block=block, batch=batch)[0]
+
+    def decode_after(
+        self, parts: Sequence[Part], state: F32 | None, *, block: int, batch: int
+    ) -> tuple[F32, F32 | None]:
+        """Values and the next block's state; `state` f32 [B, R, M] is what the block before left, None: nothing."""
         indices = self.indices(parts, block=block, batch=batch)
-        if indices.shape[1] == 0:
-            return np.empty((batch, 0, self._decoded_width), dtype=np.float32)
-        (values,) = self._decoders[block].run(indices)
-        return values.astype(np.float32, copy=False)
+        tokens = indices.shape[1]
+        if tokens == 0:
+            return np.empty((batch, 0, self._decoded_width), dtype=np.float32), None
+        values, *following = self._decoders[block].run(indices, *self._known(state, batch, tokens))
+        return values.astype(np.float32, copy=False), _next(following)
+
+    def _known(self, state: F32 | None, batch: int, tokens: int) -> tuple[F32, ...]:
+        """The state as input of a graph, if the codec has one."""
+        if not self.spec.state:
+            return ()
+        return (np.zeros((batch, tokens, self.spec.state), dtype=np.float32) if state is None else state,)
 
     def indices(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
         """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError."""
@@ -82,8 +101,8 @@ class IndexedCodec:
         return StageSpec(
             name=f"{self.spec.name}.encode.{block}",
             file=self.spec.encode[block],
-            inputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "T", self.spec.width)),),
-            outputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "T", count)),),
+            inputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "T", self.spec.width)), *self._state("T")),
+            outputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "T", count)), *self._state("T", "next")),
         )
 
     def _decoder(self, block: int) -> StageSpec:
@@ -91,6 +110,18 @@ class IndexedCodec:
         return StageSpec(
             name=f"{self.spec.name}.decode.{block}",
             file=self.spec.decode[block],
-            inputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", count)),),
-            outputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "R", self._decoded_width)),),
+            inputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", count)), *self._state("R")),
+            outputs=(
+                TensorSpec(name="values", dtype=DType.F32, shape=("B", "R", self._decoded_width)),
+                *self._state("R", "next"),
+            ),
         )
+
+    def _state(self, tokens: str, name: str = "state") -> tuple[TensorSpec, ...]:
+        if not self.spec.state:
+            return ()
+        return (TensorSpec(name=name, dtype=DType.F32, shape=("B", tokens, self.spec.state)),)
+
+
+def _next(following: list[Array]) -> F32 | None:
+    return following[0].astype(np.float32, copy=False) if following else None

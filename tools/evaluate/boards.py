@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.codec.base import Codec, Part, Payload
+from runtime.codec.stream import Stream
 from runtime.model import Model
 from runtime.plan import CodecSpec, Yields
 from runtime.shard import Shard
@@ -30,40 +31,51 @@ class Loss:
     block: int
 
 
-class _OncePerPayload:
-    """A codec whose payloads of a round are decoded together; `decode` hands out what belongs to the one asking."""
+class _Round:
+    """The payloads of all boards for one block after the other, decoded once."""
 
     def __init__(self, model: Model, codec: Codec) -> None:
-        self._model, self._codec = model, codec
+        self._model, self._stream = model, Stream(codec)
         self._known: dict[int, F32] = {}
+
+    def prepare(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> None:
+        """Decode all payloads of a round in one call; `of` finds them by identity."""
+        values = self._stream.decode(parts, origins, block=block, batch=batch)
+        if self._stream.codec.spec.yields is Yields.INPUT:
+            values = self._model.project(values, block)
+        cuts = np.cumsum([tokens for tokens, _ in parts])[:-1]
+        self._known = {id(part[1]): own for part, own in zip(parts, np.split(values, cuts, axis=1), strict=True)}
+
+    def of(self, payload: Payload) -> F32:
+        """What became of a payload of this round."""
+        return self._known[id(payload)]
+
+
+class _OncePerPayload:
+    """The codec of one board, whose `decode` hands out what was decoded for all boards together."""
+
+    def __init__(self, model: Model, codec: Codec, shared: _Round) -> None:
+        self._model, self._codec, self._stream, self._round = model, codec, Stream(codec), shared
         # Projected already when a shard gets them: no shard shall do it again.
-        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV)
+        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0)
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. Large codebooks take the pictures one by one, whose payloads put together are the same bytes."""
         spec = self._codec.spec
         scores = values.shape[0] * values.shape[1] * spec.groups * spec.codes
-        if scores <= _SCORES_IN_CACHE or values.shape[1] * spec.bits_per_token(block) % 8:
-            return self._codec.encode(values, block)
+        if spec.state or scores <= _SCORES_IN_CACHE or values.shape[1] * spec.bits_per_token(block) % 8:
+            return self._stream.encode(values, block)
         return b"".join(self._codec.encode(picture[None], block) for picture in values)
 
     def check(self, payload: Payload, *, block: int, batch: int, tokens: int) -> None:
         """See `Codec`."""
         self._codec.check(payload, block=block, batch=batch, tokens=tokens)
 
-    def prepare(self, parts: Sequence[Part], *, block: int, batch: int) -> None:
-        """Decode all payloads of a round in one call; `decode` finds them by identity."""
-        values = self._codec.decode(parts, block=block, batch=batch)
-        if self._codec.spec.yields is Yields.INPUT:
-            values = self._model.project(values, block)
-        cuts = np.cumsum([tokens for tokens, _ in parts])[:-1]
-        self._known = {id(part[1]): own for part, own in zip(parts, np.split(values, cuts, axis=1), strict=True)}
-
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
-        """See `Codec`; only payloads of the last `prepare`."""
+        """See `Codec`; only payloads of the round that was prepared last."""
         if not parts:
             return np.empty((batch, 0, 2 * self._model.plan.geometry.width), dtype=np.float32)
-        return np.concatenate([self._known[id(payload)] for _, payload in parts], axis=1)
+        return np.concatenate([self._round.of(payload) for _, payload in parts], axis=1)
 
 
 def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss | None = None) -> F32:
@@ -71,9 +83,9 @@ def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss 
 
     Class tokens of the boards that are left are averaged, then the head runs (ASTRA, arXiv 2505.19342, sec. 3.4).
     """
-    shared = _OncePerPayload(model, model.codec(codec))
-    spans = list(itertools.pairwise(cuts))
-    shards = [Shard(model, shared) for _ in spans]
+    own, spans = model.codec(codec), list(itertools.pairwise(cuts))
+    shared = _Round(model, own)
+    shards = [Shard(model, _OncePerPayload(model, own, shared)) for _ in spans]
     for shard, (start, stop) in zip(shards, spans, strict=True):
         shard.embed(np.ascontiguousarray(rows[:, start:stop]), start)
     alive = list(range(len(shards)))
@@ -82,7 +94,7 @@ def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss 
             alive.remove(loss.board)
         parts = [(spans[board][1] - spans[board][0], shards[board].encode()) for board in alive]
         if len(parts) > 1:
-            shared.prepare(parts, block=block, batch=len(rows))
+            shared.prepare(parts, alive, block=block, batch=len(rows))
         for place, board in enumerate(alive):
             shards[board].attend(parts[:place] + parts[place + 1 :])
     return model.head(np.mean([shards[board].cls for board in alive], axis=0, dtype=np.float32))

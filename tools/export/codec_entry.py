@@ -31,6 +31,7 @@ class CodecEntry:
     encode: tuple[str, ...] | None = None  # graph files, one per block
     decode: tuple[str, ...] | None = None
     attend: tuple[str, ...] | None = None  # transform of K|V: blocks that take its indices as they are
+    state: int | None = None  # values per token that predictive graphs pass on from block to block
 
     def as_json(self) -> dict[str, Any]:  # Any: the values of a JSON document
         """The manifest's object; fields that do not belong to the kind are absent."""
@@ -41,7 +42,7 @@ class CodecEntry:
             "yields": self.yields,
             "width": self.width,
         }
-        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend"):
+        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend", "state"):
             value = getattr(self, field)
             if value is not None:
                 entry[field] = value

@@ -2,8 +2,9 @@
 
 Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same
 after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
--input of the block input (decoded by the block's own projection); astra-gG (vqGx1024-input, the paper's way). A
-fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
+-input of the block input (decoded by the block's own projection); ptcBITS and pvqK (transform, and one codebook, of
+what earlier blocks' codes do not foretell of K|V: `tools.export.predictive`); astra-gG (vqGx1024-input, the paper's
+way). A fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
 """
 
 import contextlib
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.export import codebook, transform
+from tools.export import codebook, predictive, transform
 from tools.export.calibration import Calibration, sample
 from tools.export.codebook import Codebook
 from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
 from tools.export.component_attention import component_attend_graph
 from tools.export.graph import Graph
+from tools.export.predictive import Predictive, default_state, fit_predictive
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
 from tools.export.weights import F32, Affine, VitWeights
@@ -30,7 +32,7 @@ MOST_CODES = 65_536
 _SUFFIXES = {None: Source.KV, "-normed": Source.NORMED, "-input": Source.INPUT}
 _CHECKED_VECTORS = 4000
 
-Fit = Codebook | Transform  # one block of a learned codec
+Fit = Codebook | Transform | Predictive  # one block of a learned codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +46,22 @@ class Rule:
     stages: int = 1
     rotated: bool = False
     bits: int = 0
+    predictive: bool = False
 
-    def fit(self, values: F32, *, vectors_per_code: int, seed: int) -> Fit:
-        """Fit one block on values [n, W]; a codebook shrinks when vectors are few."""
-        if not self.groups:
+    def fit(self, values: F32, state: F32 | None, *, vectors_per_code: int, seed: int) -> Fit:
+        """Fit one block on values [n, W]; a codebook shrinks when vectors are few.
+
+        `state` is what the codes of the block before left behind, if they predict.
+        """
+        if self.predictive and state is None:
+            state = blank(len(values), default_state(values.shape[1]))
+        if not self.groups and state is None:
             return transform.fit_transform(values, self.bits)
+        if not self.groups and state is not None:
+            return fit_predictive(values, state, bits=self.bits)
         codes = min(self.codes, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
+        if state is not None:
+            return fit_predictive(values, state, codes=codes, seed=seed)
         return fit_codebook(
             values, groups=self.groups, codes=codes, seed=seed, stages=self.stages, rotated=self.rotated
         )
@@ -77,6 +89,7 @@ class _Shelf:
     decode: list[str] = field(default_factory=list)
     attend: list[str] = field(default_factory=list)
     error: float = 0.0
+    state: F32 | None = None  # of the calibration vectors, after the last block
 
     def add(self, folder: Path, fit: Fit, values: F32, weights: VitWeights, network: TensorFile) -> None:
         """Write the graphs of the next block and measure its error on values [n, W]."""
@@ -85,7 +98,7 @@ class _Shelf:
         block = weights.blocks[number]
         kv = block.kv if self.source is Source.NORMED else None
         names = (f"{self.name}.encode.{number}", f"{self.name}.decode.{number}")
-        for graph in _graphs(fit, names, self.store, kv, block.kv if self._from_normed else None):
+        for graph in _graphs(fit, names, self.store, kv, block.kv):
             graph.write(folder)
         if isinstance(fit, Transform) and self.source is not Source.INPUT:
             whole = fit if kv is None else fit.projected(kv)
@@ -95,31 +108,41 @@ class _Shelf:
         self.encode.append(f"{names[0]}.onnx")
         self.decode.append(f"{names[1]}.onnx")
         part = values[:_CHECKED_VECTORS]
-        wrong = np.square(fit.rebuild(fit.nearest(part)) - part).mean()
+        wrong = np.square(self._rebuilt(fit, values)[: len(part)] - part).mean()
         self.error = max(self.error, float(np.sqrt(wrong / np.square(part - part.mean(axis=0)).mean())))
+
+    def _rebuilt(self, fit: Fit, values: F32) -> F32:
+        """What a receiver makes of the first vectors (of all, where the next block needs them)."""
+        if not isinstance(fit, Predictive):
+            part = values[:_CHECKED_VECTORS]
+            return fit.rebuild(fit.nearest(part))
+        before = blank(len(values), fit.state) if self.state is None else self.state
+        self.state = fit.after(fit.nearest(values, before), before)
+        return fit.rebuild(self.state)
 
     @property
     def _from_normed(self) -> bool:
         """Components of K|V are read off the normed tokens, of which K|V is an affine function."""
-        return self.source is Source.KV and all(isinstance(fit, Transform) for fit in self.fits)
+        return self.source is Source.KV and all(isinstance(fit, Transform | Predictive) for fit in self.fits)
 
     def entry(self) -> CodecEntry:
         """The manifest's entry, once all blocks are there."""
-        first = self.fits[0]
-        from_normed = self._from_normed
-        books = isinstance(first, Codebook)
+        first, from_normed = self.fits[0], self._from_normed
+        inner = [fit.inner if isinstance(fit, Predictive) else fit for fit in self.fits]
+        book = inner[0] if isinstance(inner[0], Codebook) else None
         return CodecEntry(
             name=self.name,
-            kind="codebook" if books else "transform",
+            kind="transform" if book is None else "codebook",
             source=Source.NORMED if from_normed else self.source,
             yields="input" if self.source is Source.INPUT else "kv",
             width=first.width // 2 if from_normed else first.width,
-            groups=first.indices if isinstance(first, Codebook) else None,
-            codes=int(first.codes.shape[2]) if isinstance(first, Codebook) else None,
-            bits=None if books else tuple(fit.bits for fit in self.fits if isinstance(fit, Transform)),
+            groups=None if book is None else book.indices,
+            codes=None if book is None else int(book.codes.shape[2]),
+            bits=tuple(fit.bits for fit in inner if isinstance(fit, Transform)) or None,
             encode=tuple(self.encode),
             decode=tuple(self.decode),
             attend=tuple(self.attend) or None,
+            state=first.state if isinstance(first, Predictive) else None,
             error_kind="relative-rms",
             error=round(self.error, 6),
         )
@@ -129,6 +152,10 @@ def parse_name(name: str) -> Rule:
     """Raises ValueError for a name that is no learned codec."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rule(name=name, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
+    if (found := re.fullmatch(r"ptc(\d+)", name)) and int(found[1]):
+        return Rule(name=name, source=Source.KV, bits=int(found[1]), predictive=True)
+    if (found := re.fullmatch(r"pvq(\d+)", name)) and 2 <= int(found[1]) <= MOST_CODES:
+        return Rule(name=name, source=Source.KV, groups=1, codes=int(found[1]), predictive=True)
     found = re.fullmatch(r"(tc|vq|oq|rq)(\d+)(?:x(\d+))?(?:x(\d+))?(-normed|-input)?", name)
     kind, numbers = (found[1], [int(found[i]) for i in (2, 3, 4) if found[i]]) if found else ("", [])
     source = _SUFFIXES[found[5]] if found else Source.KV
@@ -141,7 +168,8 @@ def parse_name(name: str) -> Rule:
             case "rq", [groups, codes, stages] if 2 <= codes <= MOST_CODES:
                 return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
-        f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) astra-gG"
+        f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) "
+        "ptcBITS pvqK astra-gG"
     )
 
 
@@ -176,8 +204,8 @@ def write_codecs(
             learned |= {t.name: _Shelf(name=t.name, source=t.source, store=stores[t.data]) for t in tuned}
             for number, samples in enumerate(sample(folder, stages, calibration)):
                 for rule in rules:
-                    values = samples.of(rule.source)
-                    fit = rule.fit(values, vectors_per_code=calibration.vectors_per_code, seed=number)
+                    values, state = samples.of(rule.source), learned[rule.name].state
+                    fit = rule.fit(values, state, vectors_per_code=calibration.vectors_per_code, seed=number)
                     learned[rule.name].add(folder, fit, values, weights, network)
                 for codec in tuned:
                     learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), weights, network)
@@ -186,20 +214,23 @@ def write_codecs(
     return [learned[n].entry() if n in learned else plain_codec(n, weights.shape.width) for n in ordered]
 
 
-def _graphs(
-    fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None, of: Affine | None
-) -> tuple[Graph, Graph]:
-    """Encoder and decoder of one block.
+def blank(count: int, state: int) -> F32:
+    """The state of `count` tokens before the first block, [count, state]."""
+    return np.zeros((count, state), dtype=np.float32)
 
-    `kv` where codes after LN1 are decoded to keys and values; `of` where a transform of K|V reads what LN1 leaves.
-    """
+
+def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None, own: Affine) -> tuple[Graph, Graph]:
+    """Encoder and decoder of one block; its K|V is `own` of what LN1 leaves. `kv`: `own` for codes after LN1."""
     match fit:
+        case Predictive():
+            return predictive.encode_graph(names[0], fit, store, own), predictive.decode_graph(names[1], fit, store)
         case Codebook():
             encode = codebook.encode_graph(names[0], fit, store)
             if kv is None:
                 return encode, codebook.decode_graph(names[1], fit, store)
             return encode, codebook.table_decode_graph(names[1], fit, kv, store)
         case Transform():
+            of = own if fit.width == len(own.bias) else None  # of K|V: components are read off what LN1 leaves
             encode = transform.encode_graph(names[0], fit, store, of)
             # A transform's synthesis is a product already: the projection after LN1 goes into it, at no cost.
             return encode, transform.decode_graph(names[1], fit if kv is None else fit.projected(kv), store)

@@ -140,12 +140,17 @@ def encode_graph(name: str, transform: Transform, store: TensorFile, of: Affine 
     components = build.op("MatMul", "values", build.weight("analysis", np.ascontiguousarray(analysis)))
     # Centring is folded into the thresholds: x a > t + mean a.
     thresholds = [own + shift for own, shift in zip(transform.thresholds, middle, strict=True)]
+    quantise(build, components, thresholds)
+    values = Port(name="values", dtype="float32", shape=("B", "T", len(analysis)))
+    return build.finish(name, [values], [Port(name="indices", dtype="int32", shape=("B", "T", len(transform.bits)))])
+
+
+def quantise(build: GraphBuilder, components: str, thresholds: Sequence[F32]) -> None:
+    """components f32 [B, T, N] -> "indices": how many of its own rising thresholds each exceeds."""
     if sum(map(len, thresholds)) <= _COUNTED:
         _count(build, components, thresholds)
     else:
-        _descend(build, components, thresholds, max(transform.bits))
-    values = Port(name="values", dtype="float32", shape=("B", "T", len(analysis)))
-    return build.finish(name, [values], [Port(name="indices", dtype="int32", shape=("B", "T", len(transform.bits)))])
+        _descend(build, components, thresholds, max(len(own).bit_length() for own in thresholds))
 
 
 def _count(build: GraphBuilder, components: str, thresholds: Sequence[F32]) -> None:

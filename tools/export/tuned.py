@@ -8,6 +8,8 @@ NAME.b.FIELD. W is the width of what the source (kv, input, normed) sends:
   rq4x64x1, rq4x64x2, rq4x64x3, over the same stored codes.
 - kind transform: mean [W], analysis [W, N], synthesis [N, W], bits [N], levels [N, 2^max(bits)]; optionally thresholds
   [N, 2^max(bits) - 1] on the components (default: halfway between levels) and offset [W] (default: mean).
+- kind predictive-transform or predictive-codebook (source kv; `tools.export.predictive`): the tensors of the transform
+  or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W].
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +25,7 @@ from tools.export.codec_entry import UNFITTED, Source
 from tools.export.codecs import Fit, Tuned
 from tools.export.failure import BadInput
 from tools.export.hf_folder import read_json
+from tools.export.predictive import Predictive
 from tools.export.safetensors_file import Tensor, read_safetensors
 from tools.export.transform import MOST_BITS, Transform, middles
 from tools.export.weights import F32, VitShape
@@ -61,6 +64,8 @@ def _read(entry: object, stored: Mapping[str, Tensor], shape: VitShape) -> list[
     width = shape.width * (2 if source is Source.KV else 1)
     try:
         blocks = tuple(parse(_Block(stored, name, number), width) for number in range(shape.blocks))
+        if source is not Source.KV and any(isinstance(block, Predictive) for block in blocks):
+            raise ValueError(f"{name} predicts, and does not code keys and values")
     except (KeyError, ValueError) as exc:
         raise BadInput(f"codecs.safetensors: {exc.args[0]}", _AGAIN) from exc
     if len({_form(block) for block in blocks}) != 1:
@@ -145,11 +150,41 @@ def _transform(block: _Block, width: int) -> Transform:
     )
 
 
-_KINDS: dict[str, Callable[[_Block, int], Fit]] = {"codebook": _codebook, "transform": _transform}
+def _predictive(block: _Block, width: int, inner: Transform | Codebook) -> Predictive:
+    basis = _f32(block.get("basis", width, None))
+    return Predictive(
+        prediction=_f32(block.get("prediction", basis.shape[1], width)),
+        ahead=_f32(block.get("ahead", width)),
+        inner=inner,
+        basis=basis,
+        centre=_f32(block.get("centre", width)),
+    )
+
+
+def _predictive_codebook(block: _Block, width: int) -> Predictive:
+    book = _codebook(block, width)
+    if book.rotation is not None or book.codes.shape[:2] != (1, 1):
+        raise ValueError("a predictive codebook has one group and one stage, and no rotation")
+    return _predictive(block, width, book)
+
+
+_KINDS: dict[str, Callable[[_Block, int], Fit]] = {
+    "codebook": _codebook,
+    "transform": _transform,
+    "predictive-codebook": _predictive_codebook,
+    "predictive-transform": lambda block, width: _predictive(block, width, _transform(block, width)),
+}
 
 
 def _form(fit: Fit) -> tuple[int, ...]:
-    return fit.codes.shape[:3] if isinstance(fit, Codebook) else ()
+    """What must be alike in all blocks."""
+    match fit:
+        case Codebook():
+            return fit.codes.shape[:3]
+        case Predictive():
+            return (fit.state, *_form(fit.inner))
+        case _:
+            return ()
 
 
 def _cut(blocks: tuple[Fit, ...], stages: int) -> tuple[Fit, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tools.finetune.measure import Case, answers
+from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.report import table
@@ -35,7 +36,18 @@ CASES = (
     Case(boards=4, random=True),
     Case(boards=4, lost=True),
 )
-EQUAL_BITS = ("tc48", "tc48-normed", "vq8x64", "vq8x64-normed", "oq8x64", "rq4x64x2", "fs24x2", "vq16x8", "vq4x4096")
+EQUAL_BITS = (
+    "ptc48",
+    "tc48",
+    "tc48-normed",
+    "vq8x64",
+    "vq8x64-normed",
+    "oq8x64",
+    "rq4x64x2",
+    "fs24x2",
+    "vq16x8",
+    "vq4x4096",
+)
 
 
 def variants(codec: str) -> dict[str, TuneRecipe]:
@@ -76,7 +88,8 @@ def measure(
     row: dict[str, Any] = {"images": len(labels), "whole": _percent(whole, labels)}  # Any: see above
     for index, rate in enumerate(tuner.rates):
         if rate.form is Form.TRANSFORM:
-            counts = [len(codes.bits) for codes in tuner.bank.of(index) if isinstance(codes, TransformCodes)]
+            inner = [c.inner if isinstance(c, PredictiveCodes) else c for c in tuner.bank.of(index)]
+            counts = [len(codes.bits) for codes in inner if isinstance(codes, TransformCodes)]
             row[f"{rate.name} components"] = round(sum(counts) / len(counts))
         for case in CASES:
             found = answers(tuner.average, tuner.pictures, pictures, case, tuner.bank.recoder(index))

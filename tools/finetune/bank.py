@@ -1,18 +1,19 @@
 """All codecs of one fine-tuning run: each with codes for every block, one of them in use per batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from tools.finetune.noise import ResidualNoise
+from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form, Rate
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.vector_codes import VectorCodes
 
-Codes: TypeAlias = VectorCodes | TransformCodes
+Codes: TypeAlias = VectorCodes | TransformCodes | PredictiveCodes
 
 
 class Bank(nn.Module):
@@ -22,10 +23,7 @@ class Bank(nn.Module):
         """`samples`: per block, vectors [n, W] of the undivided network by the name of their source."""
         super().__init__()
         self.rates, self.recipe = tuple(rates), recipe
-        self.codes = nn.ModuleList(  # by rate, by block
-            nn.ModuleList(_start(rate, block[rate.source.value], number) for number, block in enumerate(samples))
-            for rate in rates
-        )
+        self.codes = nn.ModuleList(nn.ModuleList(_start(rate, samples)) for rate in rates)  # by rate, by block
         self.noise = nn.ModuleList(
             nn.ModuleList(ResidualNoise(block[rate.source.value].shape[1]) for block in samples) for rate in rates
         )
@@ -54,7 +52,7 @@ class Bank(nn.Module):
     def entries(self) -> list[dict[str, object]]:
         """The content of codecs.json."""
         return [
-            {"name": rate.name, "kind": rate.form.value, "source": rate.source.value, "stages": rate.stages}
+            {"name": rate.name, "kind": rate.kind, "source": rate.source.value, "stages": rate.stages}
             for rate in self.rates
         ]
 
@@ -73,9 +71,13 @@ class Bank(nn.Module):
     def refit(self, samples: Sequence[dict[str, Tensor]]) -> None:
         """Fit the transforms again to vectors of the network as it is now."""
         for index, rate in enumerate(self.rates):
+            state: Tensor | None = None
             for codes, block in zip(self.of(index), samples, strict=True):
-                if isinstance(codes, TransformCodes):
-                    codes.refit(block[rate.source.value])
+                match codes:
+                    case TransformCodes():
+                        codes.refit(block[rate.source.value])
+                    case PredictiveCodes():
+                        state = codes.refit(block[rate.source.value], state)
 
 
 class Recoder:
@@ -86,6 +88,7 @@ class Recoder:
         self.bank, self.index, self.stages, self.source = bank, index, stages, source
         self.commitment = torch.zeros(())
         self.rate = bank.rates[index]
+        self._state: Tensor | None = None  # of codes that predict: what those of the block before said
 
     def __call__(self, values: Tensor, block: int) -> Tensor:
         """values [B, T, W] -> f32 of the same shape."""
@@ -93,7 +96,14 @@ class Recoder:
         with torch.autocast(values.device.type, enabled=False):
             flat = values.reshape(-1, values.shape[-1]).float()
             rebuilt: Tensor
-            if isinstance(codes, VectorCodes):
+            before = self._state if block else None
+            if isinstance(codes, PredictiveCodes):
+                rebuilt, self._state = codes(flat, before)
+                if not codes.transforms and recipe.straight_through:
+                    rebuilt = flat + (rebuilt - flat).detach()
+                elif not recipe.straight_through:
+                    rebuilt = rebuilt.detach()
+            elif isinstance(codes, VectorCodes):
                 rebuilt = codes(flat, stages=self.stages)
                 if recipe.straight_through:
                     rebuilt = flat + (rebuilt - flat).detach()
@@ -102,24 +112,38 @@ class Recoder:
                 if not recipe.straight_through and not codes.learned:
                     rebuilt = rebuilt.detach()
             if self.source is not None:
-                rebuilt = self._train(flat, rebuilt, block, self.source)
+                rebuilt = self._train(flat, rebuilt, block, before, self.source)
         return rebuilt.view(values.shape)
 
-    def _train(self, flat: Tensor, rebuilt: Tensor, block: int, source: torch.Generator) -> Tensor:
+    def _train(
+        self, flat: Tensor, rebuilt: Tensor, block: int, before: Tensor | None, source: torch.Generator
+    ) -> Tensor:
         recipe, noise = self.bank.recipe, self.bank.noise_of(self.index, block)
         self.commitment = self.commitment + (flat - rebuilt.detach()).square().sum(dim=1).mean()
         noise.observe((flat - rebuilt).detach())
         codes = self.bank.of(self.index)[block]
+        averaging = {"decay": recipe.code_average, "revive": recipe.revive}
         if isinstance(codes, VectorCodes):
-            codes.follow(flat, decay=recipe.code_average, revive=recipe.revive, source=source)
+            codes.follow(flat, **averaging, source=source)
+        elif isinstance(codes, PredictiveCodes):
+            codes.follow(flat, before, **averaging, source=source)
         if recipe.noise <= 0 or not torch.is_grad_enabled():
             return rebuilt
         return rebuilt + noise.sample(flat, recipe.noise, source)
 
 
-def _start(rate: Rate, values: Tensor, number: int) -> Codes:
-    if rate.form is Form.TRANSFORM:
-        return TransformCodes(values, bits=rate.bits, components=rate.components)
-    return VectorCodes(
-        values, groups=rate.groups, codes=rate.codes, stages=rate.stages, rotated=rate.rotated, seed=number
-    )
+def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
+    """Codes of one block after the other, fitted to its samples."""
+    state: Tensor | None = None
+    for number, block in enumerate(samples):
+        values = block[rate.source.value]
+        if rate.predictive:
+            codes = PredictiveCodes(values, state, bits=rate.bits, codes=rate.codes, seed=number)
+            state = codes.refit(values, state)
+            yield codes
+        elif rate.form is Form.TRANSFORM:
+            yield TransformCodes(values, bits=rate.bits, components=rate.components)
+        else:
+            yield VectorCodes(
+                values, groups=rate.groups, codes=rate.codes, stages=rate.stages, rotated=rate.rotated, seed=number
+            )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tools.export.codec_entry import Source
+from tools.export.predictive import default_state
 from tools.finetune.rates import Form, Rate
 
 
@@ -17,6 +18,10 @@ class Cost:
 def cost(rate: Rate, width: int, components: int) -> Cost:
     """`width` is D; `components`: how many a transform sends."""
     source = width * (2 if rate.source is Source.KV else 1)
+    if rate.predictive:
+        state, sent = default_state(source), rate.codes or components  # all of it is read off what LN1 leaves
+        onward = state * state + (0 if rate.codes else components * state)  # codes of a codebook are looked up
+        return Cost(encode=(width + state) * sent + onward, decode=onward + state * source)
     match rate.form, rate.source:
         case Form.TRANSFORM, _:  # after LN1 the projection is folded into the way back
             return Cost(encode=source * components, decode=components * 2 * width)

@@ -2,7 +2,8 @@
 
 tcBITS (transform), vqGxK (grouped codebooks), each of K|V or, with -normed, after LN1; astra-gG (block input, 1024
 codes); oqGxK (codebooks after a rotation); rqGxKxS (residual codebooks: S stages, and as many rates); fsNxB (a learned
-bottleneck of N components with 2**B even levels each).
+bottleneck of N components with 2**B even levels each); ptcBITS and pvqK (a transform, one codebook of what the codes of
+earlier blocks do not foretell).
 """
 
 import re
@@ -34,6 +35,12 @@ class Rate:
     rotated: bool = False
     bits: int = 0  # transform: of a token
     components: int = 0  # transform: learned, with even levels; 0: as many as the bits deserve
+    predictive: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What tools.export.tuned calls it."""
+        return f"predictive-{self.form.value}" if self.predictive else self.form.value
 
     @property
     def token_bits(self) -> int:
@@ -50,6 +57,10 @@ def parse_rate(name: str) -> Rate:
     """Raises ValueError for a name that is no codec to be fine-tuned."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rate(name=name, form=Form.CODEBOOK, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
+    if found := re.fullmatch(r"ptc(\d+)", name):
+        return Rate(name=name, form=Form.TRANSFORM, source=Source.KV, bits=int(found[1]), predictive=True)
+    if found := re.fullmatch(r"pvq(\d+)", name):
+        return Rate(name=name, form=Form.CODEBOOK, source=Source.KV, groups=1, codes=int(found[1]), predictive=True)
     found = _PATTERN.fullmatch(name)
     numbers = [int(found[index]) for index in (2, 3, 4) if found[index]] if found else []
     source = Source.NORMED if found and found[5] else Source.KV
@@ -64,4 +75,6 @@ def parse_rate(name: str) -> Rate:
             return Rate(name=name, form=Form.CODEBOOK, source=source, groups=groups, codes=codes, rotated=rotated)
         case "rq", [groups, codes, stages]:
             return Rate(name=name, form=Form.CODEBOOK, source=source, groups=groups, codes=codes, stages=stages)
-    raise ValueError(f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), astra-gG")
+    raise ValueError(
+        f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), ptcBITS pvqK astra-gG"
+    )

@@ -108,6 +108,9 @@ class Tuner:
             for start in range(0, recipe.calibration, recipe.batch):
                 images = pictures.prepare(pictures.images[start : start + recipe.batch])
                 divided(self.average, images, division, recoder.rate.source, recoder)
+        self.bank.refit(
+            self.samples(self.average)
+        )  # what predictions and summaries make of the codebooks as they are now
 
     def save(self) -> None:
         """Write the checkpoint; raises RunError."""

@@ -100,7 +100,8 @@ def load_vit(folder: Path, data: Dataset) -> Vit:
         raise RunError(f"{folder} holds no trained ViT: config.json and model.safetensors are needed") from error
     if config.get("model_type") != "vit":
         raise RunError(f"{folder} holds a {config.get('model_type')}, and a plain ViT is needed")
-    shape = VitConfig(**{field.name: config[field.name] for field in fields(VitConfig) if field.name in config})
+    sizes = {field.name: config[field.name] for field in fields(VitConfig) if field.name in config}
+    shape = VitConfig(**{**sizes, "num_labels": len(config["label2id"])})  # HF folders need not name the number
     if tuple(config["label2id"]) != data.classes or shape.image_size != data.side:
         raise RunError(f"the model in {folder} was trained on other classes or picture sizes than this data set has")
     network = Vit(shape)

@@ -1,0 +1,60 @@
+"""A codec in use by one request.
+
+Most codecs code every block on its own. One that predicts sends only what its codes of the blocks before do not
+foretell of a token, so sender and receivers carry along what those codes said, as a short vector per token (DPCM over
+depth; ASTRA, arXiv 2505.19342, codes every block anew). A board whose codes stayed out once has no such vector any more
+and stays out.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.arrays import F32
+from runtime.codec.base import Codec, Part, Payload
+from runtime.codec.indexed import IndexedCodec
+from runtime.errors import CodecError
+
+
+class Stream:
+    """Payloads of one request, block after block."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self._predicts = codec if isinstance(codec, IndexedCodec) and codec.spec.state else None
+        self._own: F32 | None = None  # [B, T, M] of own tokens
+        self._heard: F32 | None = None  # [B, R, M] of the tokens of `_sizes`, in its order
+        self._sizes: dict[int, int] = {}  # content tokens of each board by its number
+
+    def encode(self, values: F32, block: int) -> Payload:
+        """See `Codec.encode`."""
+        if self._predicts is None:
+            return self.codec.encode(values, block)
+        payload, self._own = self._predicts.encode_after(values, block, self._own if block else None)
+        return payload
+
+    def decode(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> F32:
+        """See `Codec.decode`; `origins` are the numbers of the boards that sent the parts.
+
+        Raises CodecError, and then leaves the stream as it was; also for a board not heard in the block before.
+        """
+        if self._predicts is None:
+            return self.codec.decode(parts, block=block, batch=batch)
+        sizes = {origin: tokens for origin, (tokens, _) in zip(origins, parts, strict=True)}
+        heard = self._states(sizes) if block else None
+        values, following = self._predicts.decode_after(parts, heard, block=block, batch=batch)
+        self._heard, self._sizes = following, sizes
+        return values
+
+    def _states(self, sizes: dict[int, int]) -> F32 | None:
+        """What was heard of these boards before."""
+        if sizes == self._sizes and list(sizes) == list(self._sizes):
+            return self._heard
+        if any(self._sizes.get(origin) != tokens for origin, tokens in sizes.items()) or self._heard is None:
+            raise CodecError(self.codec.spec.name, "a board sends codes that it did not send for the block before")
+        ends = np.cumsum([*self._sizes.values()])
+        of = {
+            origin: self._heard[:, end - self._sizes[origin] : end]
+            for origin, end in zip(self._sizes, ends, strict=True)
+        }
+        return np.ascontiguousarray(np.concatenate([of[origin] for origin in sizes], axis=1)) if sizes else None

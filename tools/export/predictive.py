@@ -1,0 +1,169 @@
+"""Codes of what the codes of earlier blocks do not foretell: differential coding over depth.
+
+The tokens that leave a block resemble those that entered it, and the receiver has their codes. Sender and receivers
+carry a state of M values per token, z. Before a block, z predicts its keys and values, z P + p; a transform or a
+codebook codes what is left; of what prediction and codes make together, the M leading principal components are the
+next z:
+
+    z' = (z P + p + c S + o - centre) basis  =  z F + c G + b        K|V^ = z' basisᵀ + centre
+
+All of it linear, so both graphs are thin products, whatever the depth. (ASTRA, arXiv 2505.19342, codes every block
+anew; closed-loop prediction as in DPCM, Cutler 1952.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tools.export import transform
+from tools.export.codebook import Codebook
+from tools.export.codebook_fit import fit_codebook
+from tools.export.graph import Graph, GraphBuilder, Port
+from tools.export.tensor_file import TensorFile
+from tools.export.transform import Transform, fit_transform, levels_table
+from tools.export.weights import F32, Affine
+
+I32 = npt.NDArray[np.int32]
+_RIDGE = 1e-6  # of the state's mean square: components that hardly vary shall not get huge weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictive:
+    """The codec of one block, of its keys and values."""
+
+    prediction: F32  # P, [M, W]
+    ahead: F32  # p, [W]
+    inner: Transform | Codebook  # of what is left, [W]; a codebook of one group and stage, without a rotation
+    basis: F32  # [W, M], orthonormal columns
+    centre: F32  # [W]
+
+    @property
+    def state(self) -> int:
+        """M."""
+        return int(self.basis.shape[1])
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return len(self.ahead)
+
+    def nearest(self, values: F32, state: F32) -> I32:
+        """values [n, W], state [n, M] -> indices [n, N]."""
+        return self.inner.nearest(values - (state @ self.prediction + self.ahead))
+
+    def after(self, indices: I32, state: F32) -> F32:
+        """The next state [n, M]."""
+        rebuilt: F32 = state @ self.prediction + self.ahead + self.inner.rebuild(indices)
+        following = (rebuilt - self.centre) @ self.basis
+        return following.astype(np.float32, copy=False)
+
+    def rebuild(self, following: F32) -> F32:
+        """What a receiver takes for the values, [n, W], from the next state [n, M]."""
+        values: F32 = following @ self.basis.T + self.centre
+        return values
+
+
+def default_state(width: int) -> int:
+    """M for keys and values of `width` = 2D: half of D; measured, the whole history is hardly better."""
+    return max(1, width // 4)
+
+
+def fit_predictive(values: F32, state: F32, *, bits: int = 0, codes: int = 0, seed: int = 0) -> Predictive:
+    """Fitted to values [n, W] whose earlier codes left `state` [n, M]; `bits` of a transform, or `codes`."""
+    prediction, ahead = predict(values, state)
+    left = values - (state @ prediction + ahead)
+    inner = fit_transform(left, bits) if bits else fit_codebook(left, groups=1, codes=codes, seed=seed)
+    rebuilt = state @ prediction + ahead + inner.rebuild(inner.nearest(left))
+    basis, centre = summarise(rebuilt, state.shape[1])
+    return Predictive(prediction=prediction, ahead=ahead, inner=inner, basis=basis, centre=centre)
+
+
+def predict(values: F32, state: F32) -> tuple[F32, F32]:
+    """P [M, W] and p [W]: ridge regression of values [n, W] on a state [n, M]; one without spread tells nothing."""
+    middle, mean = state.mean(axis=0), values.mean(axis=0)
+    left = (state - middle).astype(np.float64)
+    square = left.T @ left
+    ridge = _RIDGE * np.trace(square) / len(square) + 1e-9
+    prediction = np.linalg.solve(square + ridge * np.eye(len(square)), left.T @ (values - mean)).astype(np.float32)
+    return prediction, (mean - middle @ prediction).astype(np.float32)
+
+
+def summarise(rebuilt: F32, count: int) -> tuple[F32, F32]:
+    """Basis [W, count] and centre [W] of the leading principal components of what was rebuilt, [n, W]."""
+    centre = rebuilt.mean(axis=0)
+    left = (rebuilt - centre).astype(np.float64)
+    _, vectors = np.linalg.eigh(left.T @ left)
+    return np.ascontiguousarray(vectors[:, ::-1][:, :count], dtype=np.float32), centre.astype(np.float32)
+
+
+def encode_graph(name: str, fit: Predictive, store: TensorFile, of: Affine) -> Graph:
+    """Normed tokens f32 [B, T, D], of which K|V is the affine function `of`, and state -> indices and next state."""
+    build = GraphBuilder(store)
+    ahead = of.bias - fit.ahead
+    if isinstance(fit.inner, Transform):
+        onto = fit.inner.analysis
+        thresholds = [
+            own - shift for own, shift in zip(fit.inner.thresholds, (ahead - fit.inner.mean) @ onto, strict=True)
+        ]
+        transform.quantise(build, _seen(build, fit, onto, of), thresholds)
+    else:
+        codes = _codes(fit.inner)
+        constant = ahead @ codes.T - 0.5 * np.square(codes).sum(axis=1)
+        scores = build.op("Add", _seen(build, fit, codes.T, of), build.weight("norms", constant.astype(np.float32)))
+        build.op("Cast", build.op("ArgMax", scores, axis=-1, keepdims=1), to=6, output="indices")
+    _advance(build, fit)
+    values = Port(name="values", dtype="float32", shape=("B", "T", len(of.weight)))
+    return build.finish(name, [values, _state("T", fit)], [_indices("T", fit), _state("T", fit, "next")])
+
+
+def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
+    """indices i32 [B, R, N] and state f32 [B, R, M] -> K|V f32 [B, R, W] and the next state."""
+    build = GraphBuilder(store)
+    following = _advance(build, fit)
+    values = build.op("MatMul", following, build.weight("out", np.ascontiguousarray(fit.basis.T)))
+    build.op("Add", values, build.weight("centre", fit.centre), output="values")
+    out = Port(name="values", dtype="float32", shape=("B", "R", fit.width))
+    return build.finish(name, [_indices("R", fit), _state("R", fit)], [out, _state("R", fit, "next")])
+
+
+def _seen(build: GraphBuilder, fit: Predictive, onto: F32, of: Affine) -> str:
+    """(K|V - z P) @ onto [W, N], but for what is constant."""
+    own = build.op("MatMul", "values", build.weight("analysis", np.ascontiguousarray(of.weight @ onto)))
+    known = build.op("MatMul", "state", build.weight("known", np.ascontiguousarray(fit.prediction @ onto)))
+    return build.op("Sub", own, known)
+
+
+def _advance(build: GraphBuilder, fit: Predictive) -> str:
+    """ "state" and "indices" -> "next"."""
+    kept = build.op("MatMul", "state", build.weight("keep", np.ascontiguousarray(fit.prediction @ fit.basis)))
+    shift = (fit.ahead - fit.centre) @ fit.basis
+    if isinstance(fit.inner, Transform):
+        depth, count = max(fit.inner.bits), len(fit.inner.bits)
+        place = build.op("Add", "indices", build.weight("bases", (np.arange(count) << depth).astype(np.int32)))
+        components = build.op("Gather", build.weight("levels", levels_table(fit.inner)), place, axis=0)
+        added = build.op(
+            "MatMul", components, build.weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
+        )
+        shift = shift + fit.inner.offset @ fit.basis
+    else:
+        table = build.weight("table", np.ascontiguousarray(_codes(fit.inner) @ fit.basis))
+        added = build.op("Squeeze", build.op("Gather", table, "indices", axis=0), build.ints(2))
+    return build.op("Add", build.op("Add", kept, added), build.weight("shift", shift.astype(np.float32)), output="next")
+
+
+def _codes(book: Codebook) -> F32:
+    """[K, W]."""
+    if book.rotation is not None or book.codes.shape[:2] != (1, 1):
+        raise ValueError("a predictive codebook has one group and one stage, and no rotation")
+    codes: F32 = book.codes[0, 0].astype(np.float32)
+    return codes
+
+
+def _indices(tokens: str, fit: Predictive) -> Port:
+    count = len(fit.inner.bits) if isinstance(fit.inner, Transform) else 1
+    return Port(name="indices", dtype="int32", shape=("B", tokens, count))
+
+
+def _state(tokens: str, fit: Predictive, name: str = "state") -> Port:
+    return Port(name=name, dtype="float32", shape=("B", tokens, fit.state))

@@ -1,0 +1,91 @@
+"""Codes of what earlier blocks' codes do not foretell, in the training loop: see `tools.export.predictive`.
+
+Prediction and summary are fitted anew with every transform; a codebook follows the vectors that prediction leaves.
+Gradients of a transform pass through what is sent and through the state, whose values are those that were sent before.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tools.export.predictive import default_state, predict, summarise
+from tools.finetune.transform_codes import TransformCodes
+from tools.finetune.vector_codes import VectorCodes
+
+
+class PredictiveCodes(nn.Module):
+    """The codec of one block."""
+
+    prediction: Tensor  # [M, W]
+    ahead: Tensor  # [W]
+    basis: Tensor  # [W, M]
+    centre: Tensor  # [W]
+
+    def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, seed: int) -> None:
+        """Fitted to values [n, W] whose earlier codes left `state` [n, M]; `bits` of a transform, or `codes`."""
+        super().__init__()
+        width, self.transforms = values.shape[1], codes == 0
+        self.count = default_state(width)
+        for name, shape in (
+            ("prediction", (self.count, width)),
+            ("ahead", (width,)),
+            ("basis", (width, self.count)),
+            ("centre", (width,)),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
+        self._predict(values, self._blank(values) if state is None else state)
+        left = values - self.ahead - (0 if state is None else state @ self.prediction)
+        self.inner: TransformCodes | VectorCodes
+        if self.transforms:
+            self.inner = TransformCodes(left, bits=bits, components=0)
+        else:
+            self.inner = VectorCodes(left, groups=1, codes=codes, stages=1, rotated=False, seed=seed)
+
+    def forward(self, values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is rebuilt from values [n, W], and the state [n, M] that it leaves."""
+        ahead = self._ahead(values, state)
+        following = (ahead + self.inner(values - ahead) - self.centre) @ self.basis
+        return following @ self.basis.T + self.centre, following
+
+    @torch.no_grad()
+    def refit(self, values: Tensor, state: Tensor | None) -> Tensor:
+        """Fit again on values [n, W] and the state [n, M] that the block before leaves; returns that of this one.
+
+        A codebook stays as it is, apart from what prediction and summary make of it.
+        """
+        device = self.centre.device
+        values = values.to(device)
+        self._predict(values, self._blank(values) if state is None else state)
+        ahead = self._ahead(values, state)
+        if isinstance(self.inner, TransformCodes):
+            self.inner.refit(values - ahead)
+        rebuilt = ahead + self.inner(values - ahead)
+        basis, centre = summarise(rebuilt.cpu().numpy(), self.count)
+        self.basis.copy_(torch.from_numpy(basis))
+        self.centre.copy_(torch.from_numpy(centre))
+        following: Tensor = self(values, state)[1]
+        return following
+
+    @torch.no_grad()
+    def follow(
+        self, values: Tensor, state: Tensor | None, *, decay: float, revive: float, source: torch.Generator
+    ) -> None:
+        """One step of a codebook's moving averages on values [n, W]; a transform has none."""
+        if isinstance(self.inner, VectorCodes):
+            self.inner.follow(values - self._ahead(values, state), decay=decay, revive=revive, source=source)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint of codecs holds."""
+        own = {name: getattr(self, name).detach() for name in ("prediction", "ahead", "basis", "centre")}
+        return {**own, **self.inner.tensors()}
+
+    def _ahead(self, values: Tensor, state: Tensor | None) -> Tensor:
+        """What the state foretells, [n, W]."""
+        return self.ahead.expand_as(values) if state is None else state @ self.prediction + self.ahead
+
+    def _predict(self, values: Tensor, state: Tensor) -> None:
+        prediction, ahead = predict(values.cpu().numpy(), state.cpu().numpy())
+        self.prediction.copy_(torch.from_numpy(prediction))
+        self.ahead.copy_(torch.from_numpy(ahead))
+
+    def _blank(self, values: Tensor) -> Tensor:
+        return torch.zeros(len(values), self.count)
