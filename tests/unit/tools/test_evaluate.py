@@ -30,7 +30,7 @@ from tools.export.vit import export_model
 
 ROWS = np.random.default_rng(1).integers(0, 256, (6, TINY.tokens, TINY.row_bytes), dtype=np.uint8)
 LABELS = list("abcde")
-CODECS = ("f32", "int8", "f32-input", "tc12", "vq4x8-normed", "astra-g2")
+CODECS = ("f32", "int8", "f32-input", "tc12", "vq4x8-normed", "astra-g2", "ptc12", "pvq16")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def one_by_one(model: Model, codec: Codec, cuts: list[int], loss: Loss | None) -
             alive.discard(loss.board)
         payloads = {board: (sizes[board], shards[board].encode()) for board in sorted(alive)}
         for board in alive:
-            shards[board].attend([part for other, part in payloads.items() if other != board])
+            heard = {other: part for other, part in payloads.items() if other != board}
+            shards[board].attend([*heard.values()], [*heard])
     return model.head(np.mean([shards[board].cls for board in sorted(alive)], axis=0, dtype=np.float32))
 
 

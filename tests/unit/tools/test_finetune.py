@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from tests.unit.tools.tiny_pictures import write_pictures
 from tools.export.codec_entry import Source
+from tools.export.predictive import fit_predictive
 from tools.export.transform import fit_transform
 from tools.finetune.divided import divided, project
 from tools.finetune.noise import ResidualNoise
+from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import parse_rate
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.split import Division, draw, even, uneven
@@ -174,6 +176,33 @@ def test_transform_codes_match_the_exporters_and_pass_gradients_along_what_is_se
     torch.testing.assert_close(own.grad, (kept @ torch.ones(16)).expand(5, 16))
 
 
+@pytest.mark.parametrize(("bits", "codes"), [(12, 0), (0, 16)])
+def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int, codes: int) -> None:
+    state, known = None, np.zeros((len(values), 4), dtype=np.float32)
+    for number in range(3):
+        block = values + number * values.roll(1, dims=1)  # each block an affine function of the tokens, like K|V
+        made = PredictiveCodes(block, state, bits=bits, codes=codes, seed=number)
+        before, state = state, made.refit(block, state)
+        fit = fit_predictive(block.numpy(), known, bits=bits, codes=codes, seed=number)
+        known = fit.after(fit.nearest(block.numpy(), known), known)
+        errors = [float((made(block, before)[0] - block).square().mean())]
+        errors.append(float(np.square(fit.rebuild(known) - block.numpy()).mean()))
+        # Not to the last digit: a value on a threshold falls to either side, and codes lie in a file as f16.
+        assert errors[0] == pytest.approx(errors[1], rel=0.03)
+
+
+def test_gradients_reach_the_tokens_through_the_state(values: Tensor) -> None:
+    first = PredictiveCodes(values, None, bits=12, codes=0, seed=0)
+    state = first.refit(values, None)
+    second = PredictiveCodes(2 * values, state, bits=4, codes=0, seed=0)
+    second.refit(2 * values, state)
+    own = values[:5].clone().requires_grad_(True)
+    _, left = first(own, None)
+    second(2 * own.detach(), left)[0].sum().backward()
+    assert own.grad is not None
+    assert float(own.grad.abs().max()) > 0.1
+
+
 def test_a_learned_bottleneck_turns_to_what_matters(values: Tensor) -> None:
     codes = TransformCodes(values, bits=12, components=6)
 
@@ -208,13 +237,15 @@ def test_noise_has_the_moments_of_the_residual() -> None:
         ("rq2x64x3", 36),
         ("fs5x2", 10),
         ("oq4x16", 16),
+        ("ptc53", 53),
+        ("pvq128", 7),
     ],
 )
 def test_names_tell_the_rate(name: str, bits: int) -> None:
     assert parse_rate(name).token_bits == bits
 
 
-@pytest.mark.parametrize("name", ["", "tc", "vq8", "rq2x64", "int8", "tc53x2", "astra-g16-normed"])
+@pytest.mark.parametrize("name", ["", "tc", "vq8", "rq2x64", "int8", "tc53x2", "astra-g16-normed", "ptc", "pvq1x128"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no codec to fine-tune"):
         parse_rate(name)
@@ -232,7 +263,7 @@ RECIPE = TuneRecipe(
     batch=4,
     boards=(1, 2, 4),
     noise=1.0,
-    codecs=("tc12", "vq2x8", "rq2x8x2-normed", "astra-g2", "oq2x8", "fs4x2"),
+    codecs=("tc12", "vq2x8", "rq2x8x2-normed", "astra-g2", "oq2x8", "fs4x2", "ptc12", "pvq8"),
     calibration=20,
     refit=2,
     holdout=4,

@@ -1,0 +1,113 @@
+"""Codecs that predict: one request's payloads, block after block, on the sender and on every receiver."""
+
+import numpy as np
+import pytest
+
+from runtime.codec.base import Part
+from runtime.codec.indexed import IndexedCodec
+from runtime.codec.stream import Stream
+from runtime.errors import CodecError
+from runtime.model import Model
+
+SIZES = {3: 4, 5: 2, 9: 5}  # content tokens by number of the board
+PREDICTING = ("ptc16", "pvq32")
+
+
+def spoken(model: Model, name: str) -> list[dict[int, Part]]:
+    """Payloads of three blocks by the number of their board: random values that resemble each other over the blocks."""
+    codec = model.codec(name)
+    rng = np.random.default_rng(2)
+    streams = {number: Stream(codec) for number in SIZES}
+    tokens = {
+        number: rng.standard_normal((2, size, codec.spec.width)).astype(np.float32) for number, size in SIZES.items()
+    }
+    return [
+        {n: (SIZES[n], bytes(streams[n].encode(tokens[n] * np.float32(1 + block / 4), block))) for n in SIZES}
+        for block in range(3)
+    ]
+
+
+def heard(stream: Stream, parts: dict[int, Part], block: int) -> np.ndarray:
+    return stream.decode([*parts.values()], [*parts], block=block, batch=2)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_boards_together_are_boards_one_by_one(tiny: Model, name: str) -> None:
+    together, alone = Stream(tiny.codec(name)), {number: Stream(tiny.codec(name)) for number in SIZES}
+    for block, parts in enumerate(spoken(tiny, name)):
+        singly = [heard(alone[number], {number: part}, block) for number, part in parts.items()]
+        np.testing.assert_allclose(heard(together, parts, block), np.concatenate(singly, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_blocks_before_matter(tiny: Model, name: str) -> None:
+    codec, rounds = tiny.codec(name), spoken(tiny, name)
+    stream = Stream(codec)
+    for block, parts in enumerate(rounds):
+        values = heard(stream, parts, block)
+    assert isinstance(codec, IndexedCodec)
+    assert np.abs(values - codec.decode([*rounds[2].values()], block=2, batch=2)).max() > 0.01
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+@pytest.mark.parametrize("lost", SIZES)
+def test_a_lost_board_does_not_change_what_the_others_said(tiny: Model, name: str, lost: int) -> None:
+    rounds = spoken(tiny, name)
+    whole, without = Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    edges = np.cumsum([0, *SIZES.values()])
+    place = [*SIZES].index(lost)
+    gone = np.arange(edges[place], edges[place + 1])
+    for block, parts in enumerate(rounds):
+        wanted = heard(whole, parts, block)
+        if block:
+            parts = {number: part for number, part in parts.items() if number != lost}  # noqa: PLW2901
+            wanted = np.delete(wanted, gone, axis=1)
+        np.testing.assert_allclose(heard(without, parts, block), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_order_is_that_of_the_parts(tiny: Model, name: str) -> None:
+    rounds = spoken(tiny, name)
+    straight, turned = Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    heard(straight, rounds[0], 0), heard(turned, rounds[0], 0)
+    backwards = dict(reversed(rounds[1].items()))
+    wanted = np.split(heard(straight, rounds[1], 1), np.cumsum([*SIZES.values()])[:-1], axis=1)
+    np.testing.assert_allclose(heard(turned, backwards, 1), np.concatenate(wanted[::-1], axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_a_board_that_was_not_heard_before_is_refused(tiny: Model, name: str) -> None:
+    rounds, stream = spoken(tiny, name), Stream(tiny.codec(name))
+    few = {3: rounds[0][3], 5: rounds[0][5]}
+    heard(stream, few, 0)
+    with pytest.raises(CodecError, match="did not send for the block before"):
+        heard(stream, rounds[1], 1)
+    assert heard(stream, {3: rounds[1][3], 5: rounds[1][5]}, 1).shape[1] == 6  # the stream is as it was
+    with pytest.raises(CodecError, match="did not send for the block before"):
+        heard(Stream(tiny.codec(name)), rounds[1], 1)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_a_refused_payload_leaves_the_stream_as_it_was(tiny: Model, name: str) -> None:
+    rounds, stream, other = spoken(tiny, name), Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    for each in (stream, other):
+        heard(each, rounds[0], 0)
+    with pytest.raises(CodecError, match="bytes"):
+        heard(stream, {**rounds[1], 5: (2, b"")}, 1)
+    np.testing.assert_array_equal(heard(stream, rounds[1], 1), heard(other, rounds[1], 1))
+
+
+def test_nobody_else_is_no_tokens(tiny: Model) -> None:
+    stream = Stream(tiny.codec("ptc16"))
+    for block in range(3):
+        assert stream.decode([], [], block=block, batch=2).shape == (2, 0, 2 * tiny.plan.geometry.width)
+
+
+def test_codecs_without_a_state_pass_through(tiny: Model) -> None:
+    codec = tiny.codec("tc24")
+    values = np.random.default_rng(0).standard_normal((1, 4, codec.spec.width)).astype(np.float32)
+    stream = Stream(codec)
+    payload = stream.encode(values, 1)
+    assert bytes(payload) == bytes(codec.encode(values, 1))
+    wanted = codec.decode([(4, payload)], block=1, batch=1)
+    np.testing.assert_array_equal(stream.decode([(4, payload)], [7], block=1, batch=1), wanted)
