@@ -23,7 +23,7 @@ CODECS = (
     "astra-g4",
     "tc24",
     "ptc16",
-    "pvq32",
+    "pvq5",
 )
 
 

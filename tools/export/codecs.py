@@ -2,8 +2,8 @@
 
 Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same
 after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
--input of the block input (decoded by the block's own projection); ptcBITS and pvqK (transform, and one codebook, of
-what earlier blocks' codes do not foretell of K|V: `tools.export.predictive`); astra-gG (vqGx1024-input, the paper's
+-input of the block input (decoded by the block's own projection); ptcBITS and pvqBITS (transform, and one codebook,
+of what earlier blocks' codes do not foretell of K|V: `tools.export.predictive`); astra-gG (vqGx1024-input, the paper's
 way). A fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
 """
 
@@ -22,7 +22,7 @@ from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
 from tools.export.component_attention import component_attend_graph
 from tools.export.graph import Graph
-from tools.export.predictive import Predictive, default_state, fit_predictive
+from tools.export.predictive import MOST_BOOK, Predictive, default_state, fit_predictive, share_bits
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
 from tools.export.weights import F32, Affine, VitWeights
@@ -48,22 +48,23 @@ class Rule:
     bits: int = 0
     predictive: bool = False
 
-    def fit(self, values: F32, state: F32 | None, *, vectors_per_code: int, seed: int) -> Fit:
-        """Fit one block on values [n, W]; a codebook shrinks when vectors are few.
+    def fit(self, values: F32, state: F32 | None, *, vectors_per_code: int, block: tuple[int, int]) -> Fit:
+        """Fit block number `block[0]` of `block[1]` on values [n, W]; a codebook shrinks when vectors are few.
 
         `state` is what the codes of the block before left behind, if they predict.
         """
+        if not self.groups and not self.predictive:
+            return transform.fit_transform(values, self.bits)
         if self.predictive and state is None:
             state = blank(len(values), default_state(values.shape[1]))
-        if not self.groups and state is None:
-            return transform.fit_transform(values, self.bits)
         if not self.groups and state is not None:
             return fit_predictive(values, state, bits=self.bits)
-        codes = min(self.codes, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
+        wanted = 1 << share_bits(self.bits, block[1])[block[0]] if self.predictive else self.codes
+        codes = min(wanted, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
         if state is not None:
-            return fit_predictive(values, state, codes=codes, seed=seed)
+            return fit_predictive(values, state, codes=codes, seed=block[0])
         return fit_codebook(
-            values, groups=self.groups, codes=codes, seed=seed, stages=self.stages, rotated=self.rotated
+            values, groups=self.groups, codes=codes, seed=block[0], stages=self.stages, rotated=self.rotated
         )
 
 
@@ -128,8 +129,7 @@ class _Shelf:
     def entry(self) -> CodecEntry:
         """The manifest's entry, once all blocks are there."""
         first, from_normed = self.fits[0], self._from_normed
-        inner = [fit.inner if isinstance(fit, Predictive) else fit for fit in self.fits]
-        book = inner[0] if isinstance(inner[0], Codebook) else None
+        book = first if isinstance(first, Codebook) else None
         return CodecEntry(
             name=self.name,
             kind="transform" if book is None else "codebook",
@@ -138,7 +138,7 @@ class _Shelf:
             width=first.width // 2 if from_normed else first.width,
             groups=None if book is None else book.indices,
             codes=None if book is None else int(book.codes.shape[2]),
-            bits=tuple(fit.bits for fit in inner if isinstance(fit, Transform)) or None,
+            bits=tuple(fit.bits for fit in self.fits if not isinstance(fit, Codebook)) or None,
             encode=tuple(self.encode),
             decode=tuple(self.decode),
             attend=tuple(self.attend) or None,
@@ -152,10 +152,11 @@ def parse_name(name: str) -> Rule:
     """Raises ValueError for a name that is no learned codec."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rule(name=name, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if (found := re.fullmatch(r"ptc(\d+)", name)) and int(found[1]):
-        return Rule(name=name, source=Source.KV, bits=int(found[1]), predictive=True)
-    if (found := re.fullmatch(r"pvq(\d+)", name)) and 2 <= int(found[1]) <= MOST_CODES:
-        return Rule(name=name, source=Source.KV, groups=1, codes=int(found[1]), predictive=True)
+    if (found := re.fullmatch(r"p(tc|vq)(\d+)", name)) and 2 <= int(found[2]) <= (
+        MOST_BOOK if found[1] == "vq" else 4096
+    ):
+        groups = 1 if found[1] == "vq" else 0
+        return Rule(name=name, source=Source.KV, groups=groups, bits=int(found[2]), predictive=True)
     found = re.fullmatch(r"(tc|vq|oq|rq)(\d+)(?:x(\d+))?(?:x(\d+))?(-normed|-input)?", name)
     kind, numbers = (found[1], [int(found[i]) for i in (2, 3, 4) if found[i]]) if found else ("", [])
     source = _SUFFIXES[found[5]] if found else Source.KV
@@ -169,7 +170,7 @@ def parse_name(name: str) -> Rule:
                 return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
         f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) "
-        "ptcBITS pvqK astra-gG"
+        "ptcBITS pvqBITS astra-gG"
     )
 
 
@@ -205,7 +206,8 @@ def write_codecs(
             for number, samples in enumerate(sample(folder, stages, calibration)):
                 for rule in rules:
                     values, state = samples.of(rule.source), learned[rule.name].state
-                    fit = rule.fit(values, state, vectors_per_code=calibration.vectors_per_code, seed=number)
+                    place = (number, weights.shape.blocks)
+                    fit = rule.fit(values, state, vectors_per_code=calibration.vectors_per_code, block=place)
                     learned[rule.name].add(folder, fit, values, weights, network)
                 for codec in tuned:
                     learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), weights, network)

@@ -163,8 +163,8 @@ def _predictive(block: _Block, width: int, inner: Transform | Codebook) -> Predi
 
 def _predictive_codebook(block: _Block, width: int) -> Predictive:
     book = _codebook(block, width)
-    if book.rotation is not None or book.codes.shape[:2] != (1, 1):
-        raise ValueError("a predictive codebook has one group and one stage, and no rotation")
+    if book.rotation is not None or book.codes.shape[:2] != (1, 1) or book.codes.shape[2].bit_count() != 1:
+        raise ValueError("a predictive codebook has one group and one stage, no rotation, and a power of two of codes")
     return _predictive(block, width, book)
 
 
@@ -182,7 +182,7 @@ def _form(fit: Fit) -> tuple[int, ...]:
         case Codebook():
             return fit.codes.shape[:3]
         case Predictive():
-            return (fit.state, *_form(fit.inner))
+            return (fit.state,)  # a codebook may be larger in one block than in another
         case _:
             return ()
 

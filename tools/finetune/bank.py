@@ -6,6 +6,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from tools.export.predictive import share_bits
 from tools.finetune.noise import ResidualNoise
 from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form, Rate
@@ -138,7 +139,8 @@ def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
     for number, block in enumerate(samples):
         values = block[rate.source.value]
         if rate.predictive:
-            codes = PredictiveCodes(values, state, bits=rate.bits, codes=rate.codes, seed=number)
+            share = 1 << share_bits(rate.bits, len(samples))[number] if rate.groups else 0
+            codes = PredictiveCodes(values, state, bits=rate.bits, codes=share, seed=number)
             state = codes.refit(values, state)
             yield codes
         elif rate.form is Form.TRANSFORM:

@@ -19,8 +19,8 @@ def cost(rate: Rate, width: int, components: int) -> Cost:
     """`width` is D; `components`: how many a transform sends."""
     source = width * (2 if rate.source is Source.KV else 1)
     if rate.predictive:
-        state, sent = default_state(source), rate.codes or components  # all of it is read off what LN1 leaves
-        onward = state * state + (0 if rate.codes else components * state)  # codes of a codebook are looked up
+        state, sent = default_state(source), 1 << rate.bits if rate.groups else components  # read off what LN1 leaves
+        onward = state * state + (0 if rate.groups else components * state)  # codes of a codebook are looked up
         return Cost(encode=(width + state) * sent + onward, decode=onward + state * source)
     match rate.form, rate.source:
         case Form.TRANSFORM, _:  # after LN1 the projection is folded into the way back

@@ -2,7 +2,7 @@
 
 tcBITS (transform), vqGxK (grouped codebooks), each of K|V or, with -normed, after LN1; astra-gG (block input, 1024
 codes); oqGxK (codebooks after a rotation); rqGxKxS (residual codebooks: S stages, and as many rates); fsNxB (a learned
-bottleneck of N components with 2**B even levels each); ptcBITS and pvqK (a transform, one codebook of what the codes of
+bottleneck of N components with 2**B even levels each); ptcBITS and pvqBITS (a transform, one codebook of what codes of
 earlier blocks do not foretell).
 """
 
@@ -45,8 +45,8 @@ class Rate:
     @property
     def token_bits(self) -> int:
         """Bits per token and block."""
-        if self.form is Form.TRANSFORM:
-            return self.bits
+        if self.form is Form.TRANSFORM or self.predictive:
+            return self.bits  # of a predictive codebook: on average over the blocks
         return self.groups * self.stages * (self.codes - 1).bit_length()
 
 
@@ -60,7 +60,7 @@ def parse_rate(name: str) -> Rate:
     if found := re.fullmatch(r"ptc(\d+)", name):
         return Rate(name=name, form=Form.TRANSFORM, source=Source.KV, bits=int(found[1]), predictive=True)
     if found := re.fullmatch(r"pvq(\d+)", name):
-        return Rate(name=name, form=Form.CODEBOOK, source=Source.KV, groups=1, codes=int(found[1]), predictive=True)
+        return Rate(name=name, form=Form.CODEBOOK, source=Source.KV, groups=1, bits=int(found[1]), predictive=True)
     found = _PATTERN.fullmatch(name)
     numbers = [int(found[index]) for index in (2, 3, 4) if found[index]] if found else []
     source = Source.NORMED if found and found[5] else Source.KV
@@ -76,5 +76,5 @@ def parse_rate(name: str) -> Rate:
         case "rq", [groups, codes, stages]:
             return Rate(name=name, form=Form.CODEBOOK, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
-        f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), ptcBITS pvqK astra-gG"
+        f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), ptcBITS pvqBITS astra-gG"
     )

@@ -23,7 +23,7 @@ CODECS = (
     "astra-g4",
     "tc24",
     "ptc16",
-    "pvq32",
+    "pvq5",
 )
 relaxed = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -10,7 +10,7 @@ from runtime.errors import CodecError
 from runtime.model import Model
 
 SIZES = {3: 4, 5: 2, 9: 5}  # content tokens by number of the board
-PREDICTING = ("ptc16", "pvq32")
+PREDICTING = ("ptc16", "pvq5")
 
 
 def spoken(model: Model, name: str) -> list[dict[int, Part]]:

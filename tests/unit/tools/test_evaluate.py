@@ -30,7 +30,7 @@ from tools.export.vit import export_model
 
 ROWS = np.random.default_rng(1).integers(0, 256, (6, TINY.tokens, TINY.row_bytes), dtype=np.uint8)
 LABELS = list("abcde")
-CODECS = ("f32", "int8", "f32-input", "tc12", "vq4x8-normed", "astra-g2", "ptc12", "pvq16")
+CODECS = ("f32", "int8", "f32-input", "tc12", "vq4x8-normed", "astra-g2", "ptc12", "pvq4")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from runtime.settings import SessionSettings
 from runtime.stage import Stage
 from tools.export import predictive
 from tools.export.calibration import stage_spec
-from tools.export.predictive import Predictive, fit_predictive
+from tools.export.predictive import Predictive, fit_predictive, share_bits
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import fit_transform
 from tools.export.weights import Affine
@@ -71,3 +71,12 @@ def test_without_a_past_it_is_the_plain_transform() -> None:
         fit.after(fit.nearest(VALUES, np.zeros((len(VALUES), 16), np.float32)), np.zeros((1, 16), np.float32))
     )
     np.testing.assert_allclose(rebuilt, plain.rebuild(plain.nearest(VALUES)), rtol=1e-3, atol=1e-2)
+
+
+def test_a_codebooks_bits_are_what_its_name_says_on_average() -> None:
+    assert share_bits(7, 6) == (9, 7, 7, 7, 6, 6)
+    assert share_bits(5, 3) == (5, 5, 5)
+    for blocks in (4, 12, 24):
+        assert sum(share_bits(7, blocks)) == 7 * blocks
+    with pytest.raises(ValueError, match="2 bits per block or more"):
+        share_bits(1, 6)
