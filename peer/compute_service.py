@@ -27,7 +27,7 @@ from peer.pulse import Pulse
 from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
-from runtime.memory import GiveBack, free_bytes
+from runtime.memory import GiveBack, free_bytes, keep_freed
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -199,6 +199,7 @@ def _die(problem: BaseException) -> None:
 def main(connection: int, pulse: int) -> None:
     """Serve on two descriptors that the daemon handed down, then end the process."""
     log_lines.set_up(os.environ)
+    keep_freed()
     code = serve(Connection(connection), Pulse(pulse))
     logging.shutdown()
     # Nothing waits for a socket of ours to close, and nothing of Python's is worth taking down in order.

@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime.arrays import U8, Array
 from runtime.codec.base import Codec
+from runtime.memory import keep_freed
 from runtime.model import Model
 from runtime.settings import SessionSettings
 from runtime.shard import Shard
@@ -81,6 +82,7 @@ def main() -> int:
     asked = parser.parse_args()
     if not asked.matrix_unit:
         go_without_matrix_unit()
+    keep_freed()  # as compute processes do
     watch = Stopwatch(asked.sleep)
     for name in NAMES:
         folder = make(name, asked.models / "all", tuple(CODECS.split(",")))

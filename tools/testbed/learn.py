@@ -19,6 +19,7 @@ import numpy as np
 from peer.protocol.partition import partition
 from runtime.arrays import U8, Array
 from runtime.measure import measure, measure_codec
+from runtime.memory import keep_freed
 from runtime.model import Model
 from runtime.settings import SessionSettings
 from runtime.shard import Shard
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     go_without_matrix_unit()
+    keep_freed()  # as compute processes do
     place_stages()
     notes = Notebook(asked.out)
     inner = Stage.run
