@@ -101,6 +101,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tools.bench.standing_by
 	$(BIN)/python -m tools.bench.hung_board
 	$(BIN)/python -m tools.bench.fresh_board
+	$(BIN)/python -m tools.bench.fresh_pages
 	$(BIN)/python -m tools.bench.planner --images 40
 	$(BIN)/python -m tools.testbed validate
 	$(BIN)/python -m tools.testbed measure

@@ -84,10 +84,11 @@ def main() -> None:
             runs[keep].append(json.loads(out.stdout))
     for share in ("all", "half", "quarter"):
         given_back, kept = (min(run[share] for run in runs[keep]) for keep in (False, True))
-        print(
-            f"{share:8} of {given.tokens} tokens: given back {given_back[0]:.1f} ms "
-            f"({given_back[1]:.1f} in the kernel, {given_back[2]:.0f} new pages), kept {kept[0]:.1f} ms ({kept[1]:.1f}, {kept[2]:.0f})"
-        )
+        texts = [
+            f"{ms:.1f} ms ({kernel:.1f} in the kernel, {pages:.0f} new pages)"
+            for ms, kernel, pages in (given_back, kept)
+        ]
+        print(f"{share:8} of {given.tokens} tokens: given back {texts[0]}, kept {texts[1]}")
 
 
 if __name__ == "__main__":
