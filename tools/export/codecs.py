@@ -3,8 +3,8 @@
 Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK (grouped codebooks), oqGxK (the same
 after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
 -input of the block input (decoded by the block's own projection); ptcBITS and pvqBITS (transform, and one codebook,
-of what earlier blocks' codes do not foretell of K|V: `tools.export.predictive`); astra-gG (vqGx1024-input, the paper's
-way). A fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
+of what earlier blocks' codes do not foretell of K|V), ptcBITSxE (with one exchange for E blocks), all three from
+`tools.export.predictive`; astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
 """
 
 import contextlib
@@ -22,13 +22,14 @@ from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
 from tools.export.component_attention import component_attend_graph
 from tools.export.graph import Graph
-from tools.export.predictive import MOST_BOOK, Predictive, default_state, fit_predictive, share_bits
+from tools.export.predictive import MOST_BOOK, Predictive, default_state, fit_predictive, share_bits, speaking_bits
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
 from tools.export.weights import F32, Affine, VitWeights
 
 ASTRA_CODES = 1024
 MOST_CODES = 65_536
+MOST_BITS = 4096  # of a predictive transform
 _SUFFIXES = {None: Source.KV, "-normed": Source.NORMED, "-input": Source.INPUT}
 _CHECKED_VECTORS = 4000
 
@@ -47,6 +48,7 @@ class Rule:
     rotated: bool = False
     bits: int = 0
     predictive: bool = False
+    every: int = 1  # predictive transform: so many blocks share one exchange
 
     def fit(self, values: F32, state: F32 | None, *, vectors_per_code: int, block: tuple[int, int]) -> Fit:
         """Fit block number `block[0]` of `block[1]` on values [n, W]; a codebook shrinks when vectors are few.
@@ -58,7 +60,8 @@ class Rule:
         if self.predictive and state is None:
             state = blank(len(values), default_state(values.shape[1]))
         if not self.groups and state is not None:
-            return fit_predictive(values, state, bits=self.bits)
+            bits = speaking_bits(self.bits, self.every, block[1])[block[0]]
+            return fit_predictive(values, state, bits=bits)
         wanted = 1 << share_bits(self.bits, block[1])[block[0]] if self.predictive else self.codes
         codes = min(wanted, 1 << max(1, (len(values) // vectors_per_code).bit_length() - 1))
         if state is not None:
@@ -106,7 +109,8 @@ class _Shelf:
             graph = component_attend_graph(f"{self.name}.", whole, weights, number, (network, self.store))
             graph.write(folder)
             self.attend.append(graph.file)
-        self.encode.append(f"{names[0]}.onnx")
+        if not isinstance(fit, Predictive) or fit.inner is not None:
+            self.encode.append(f"{names[0]}.onnx")
         self.decode.append(f"{names[1]}.onnx")
         part = values[:_CHECKED_VECTORS]
         wrong = np.square(self._rebuilt(fit, values)[: len(part)] - part).mean()
@@ -152,11 +156,10 @@ def parse_name(name: str) -> Rule:
     """Raises ValueError for a name that is no learned codec."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rule(name=name, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if (found := re.fullmatch(r"p(tc|vq)(\d+)", name)) and 2 <= int(found[2]) <= (
-        MOST_BOOK if found[1] == "vq" else 4096
-    ):
-        groups = 1 if found[1] == "vq" else 0
-        return Rule(name=name, source=Source.KV, groups=groups, bits=int(found[2]), predictive=True)
+    if (found := re.fullmatch(r"ptc(\d+)(?:x([1-9]))?", name)) and 1 <= int(found[1]) <= MOST_BITS:
+        return Rule(name=name, source=Source.KV, bits=int(found[1]), predictive=True, every=int(found[2] or 1))
+    if (found := re.fullmatch(r"pvq(\d+)", name)) and 2 <= int(found[1]) <= MOST_BOOK:
+        return Rule(name=name, source=Source.KV, groups=1, bits=int(found[1]), predictive=True)
     found = re.fullmatch(r"(tc|vq|oq|rq)(\d+)(?:x(\d+))?(?:x(\d+))?(-normed|-input)?", name)
     kind, numbers = (found[1], [int(found[i]) for i in (2, 3, 4) if found[i]]) if found else ("", [])
     source = _SUFFIXES[found[5]] if found else Source.KV
@@ -221,9 +224,11 @@ def blank(count: int, state: int) -> F32:
     return np.zeros((count, state), dtype=np.float32)
 
 
-def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None, own: Affine) -> tuple[Graph, Graph]:
+def _graphs(fit: Fit, names: tuple[str, str], store: TensorFile, kv: Affine | None, own: Affine) -> tuple[Graph, ...]:
     """Encoder and decoder of one block; its K|V is `own` of what LN1 leaves. `kv`: `own` for codes after LN1."""
     match fit:
+        case Predictive() if fit.inner is None:
+            return (predictive.decode_graph(names[1], fit, store),)
         case Predictive():
             return predictive.encode_graph(names[0], fit, store, own), predictive.decode_graph(names[1], fit, store)
         case Codebook():

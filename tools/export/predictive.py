@@ -7,6 +7,9 @@ next z:
 
     z' = (z P + p + c S + o - centre) basis  =  z F + c G + b        K|V^ = z' basisᵀ + centre
 
+A block may also be silent: nobody sends anything, and z P + p is what receivers take for its keys and values. Where a
+round costs more than its bits (slow processors, links with a long way), fewer and larger messages are faster.
+
 All of it linear, so both graphs are thin products, whatever the depth. (ASTRA, arXiv 2505.19342, codes every block
 anew; closed-loop prediction as in DPCM, Cutler 1952.)
 """
@@ -35,13 +38,15 @@ class Predictive:
 
     prediction: F32  # P, [M, W]
     ahead: F32  # p, [W]
-    inner: Transform | Codebook  # of what is left, [W]; a codebook of one group and stage, without a rotation
+    inner: Transform | Codebook | None  # of what is left, [W]; a codebook has one group and stage, and no rotation
     basis: F32  # [W, M], orthonormal columns
     centre: F32  # [W]
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Of each index."""
+        """Of each index; none in a silent block."""
+        if self.inner is None:
+            return ()
         if isinstance(self.inner, Transform):
             return self.inner.bits
         return ((self.inner.codes.shape[2] - 1).bit_length(),)
@@ -58,16 +63,22 @@ class Predictive:
 
     def nearest(self, values: F32, state: F32) -> I32:
         """values [n, W], state [n, M] -> indices [n, N]."""
+        if self.inner is None:
+            return np.empty((len(values), 0), dtype=np.int32)
         return self.inner.nearest(values - (state @ self.prediction + self.ahead))
 
     def after(self, indices: I32, state: F32) -> F32:
         """The next state [n, M]."""
+        if self.inner is None:
+            return state
         rebuilt: F32 = state @ self.prediction + self.ahead + self.inner.rebuild(indices)
         following = (rebuilt - self.centre) @ self.basis
         return following.astype(np.float32, copy=False)
 
     def rebuild(self, following: F32) -> F32:
         """What a receiver takes for the values, [n, W], from the next state [n, M]."""
+        if self.inner is None:
+            return (following @ self.prediction + self.ahead).astype(np.float32, copy=False)
         values: F32 = following @ self.basis.T + self.centre
         return values
 
@@ -90,9 +101,18 @@ def share_bits(bits: int, blocks: int) -> tuple[int, ...]:
     return (bits + 2, *(bits,) * (blocks - 3), bits - 1, bits - 1)
 
 
+def speaking_bits(bits: int, every: int, blocks: int) -> tuple[int, ...]:
+    """Bits of a predictive transform in each block, `bits` on average, when only every so many blocks speak."""
+    speaking = -(-blocks // every)
+    return tuple(bits * blocks // speaking if block % every == 0 else 0 for block in range(blocks))
+
+
 def fit_predictive(values: F32, state: F32, *, bits: int = 0, codes: int = 0, seed: int = 0) -> Predictive:
-    """Fitted to values [n, W] whose earlier codes left `state` [n, M]; `bits` of a transform, or `codes`."""
+    """Fitted to values [n, W] whose earlier codes left `state` [n, M]; `bits` of a transform, `codes`, or silence."""
     prediction, ahead = predict(values, state)
+    if not bits and not codes:
+        basis, centre = summarise(state @ prediction + ahead, state.shape[1])
+        return Predictive(prediction=prediction, ahead=ahead, inner=None, basis=basis, centre=centre)
     left = values - (state @ prediction + ahead)
     inner = fit_transform(left, bits) if bits else fit_codebook(left, groups=1, codes=codes, seed=seed)
     rebuilt = state @ prediction + ahead + inner.rebuild(inner.nearest(left))
@@ -122,6 +142,8 @@ def encode_graph(name: str, fit: Predictive, store: TensorFile, of: Affine) -> G
     """Normed tokens f32 [B, T, D], of which K|V is the affine function `of`, and state -> indices and next state."""
     build = GraphBuilder(store)
     ahead = of.bias - fit.ahead
+    if fit.inner is None:
+        raise ValueError("a silent block encodes nothing")
     if isinstance(fit.inner, Transform):
         onto = fit.inner.analysis
         thresholds = [
@@ -139,12 +161,19 @@ def encode_graph(name: str, fit: Predictive, store: TensorFile, of: Affine) -> G
 
 
 def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
-    """indices i32 [B, R, N] and state f32 [B, R, M] -> K|V f32 [B, R, W] and the next state."""
+    """indices i32 [B, R, N] and state f32 [B, R, M] -> K|V f32 [B, R, W] and the next state.
+
+    Of a silent block: the state alone -> K|V.
+    """
     build = GraphBuilder(store)
+    out = Port(name="values", dtype="float32", shape=("B", "R", fit.width))
+    if fit.inner is None:
+        values = build.op("MatMul", "state", build.weight("out", np.ascontiguousarray(fit.prediction)))
+        build.op("Add", values, build.weight("centre", fit.ahead), output="values")
+        return build.finish(name, [_state("R", fit)], [out])
     following = _advance(build, fit)
     values = build.op("MatMul", following, build.weight("out", np.ascontiguousarray(fit.basis.T)))
     build.op("Add", values, build.weight("centre", fit.centre), output="values")
-    out = Port(name="values", dtype="float32", shape=("B", "R", fit.width))
     return build.finish(name, [_indices("R", fit), _state("R", fit)], [out, _state("R", fit, "next")])
 
 
@@ -167,7 +196,7 @@ def _advance(build: GraphBuilder, fit: Predictive) -> str:
             "MatMul", components, build.weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
         )
         shift = shift + fit.inner.offset @ fit.basis
-    else:
+    elif fit.inner is not None:
         table = build.weight("table", np.ascontiguousarray(_codes(fit.inner) @ fit.basis))
         added = build.op("Squeeze", build.op("Gather", table, "indices", axis=0), build.ints(2))
     return build.op("Add", build.op("Add", kept, added), build.weight("shift", shift.astype(np.float32)), output="next")

@@ -9,7 +9,8 @@ NAME.b.FIELD. W is the width of what the source (kv, input, normed) sends:
 - kind transform: mean [W], analysis [W, N], synthesis [N, W], bits [N], levels [N, 2^max(bits)]; optionally thresholds
   [N, 2^max(bits) - 1] on the components (default: halfway between levels) and offset [W] (default: mean).
 - kind predictive-transform or predictive-codebook (source kv; `tools.export.predictive`): the tensors of the transform
-  or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W].
+  or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W]. A silent block of a
+  transform has these four only.
 """
 
 from collections.abc import Callable, Mapping
@@ -150,7 +151,11 @@ def _transform(block: _Block, width: int) -> Transform:
     )
 
 
-def _predictive(block: _Block, width: int, inner: Transform | Codebook) -> Predictive:
+def _predictive_transform(block: _Block, width: int) -> Predictive:
+    return _predictive(block, width, _transform(block, width) if block.has("analysis") else None)
+
+
+def _predictive(block: _Block, width: int, inner: Transform | Codebook | None) -> Predictive:
     basis = _f32(block.get("basis", width, None))
     return Predictive(
         prediction=_f32(block.get("prediction", basis.shape[1], width)),
@@ -172,7 +177,7 @@ _KINDS: dict[str, Callable[[_Block, int], Fit]] = {
     "codebook": _codebook,
     "transform": _transform,
     "predictive-codebook": _predictive_codebook,
-    "predictive-transform": lambda block, width: _predictive(block, width, _transform(block, width)),
+    "predictive-transform": _predictive_transform,
 }
 
 

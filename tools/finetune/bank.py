@@ -6,7 +6,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from tools.export.predictive import share_bits
+from tools.export.predictive import share_bits, speaking_bits
 from tools.finetune.noise import ResidualNoise
 from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form, Rate
@@ -140,7 +140,8 @@ def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
         values = block[rate.source.value]
         if rate.predictive:
             share = 1 << share_bits(rate.bits, len(samples))[number] if rate.groups else 0
-            codes = PredictiveCodes(values, state, bits=rate.bits, codes=share, seed=number)
+            bits = 0 if rate.groups else speaking_bits(rate.bits, rate.every, len(samples))[number]
+            codes = PredictiveCodes(values, state, bits=bits, codes=share, seed=number)
             state = codes.refit(values, state)
             yield codes
         elif rate.form is Form.TRANSFORM:

@@ -21,7 +21,7 @@ class PredictiveCodes(nn.Module):
     centre: Tensor  # [W]
 
     def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, seed: int) -> None:
-        """Fitted to values [n, W] whose earlier codes left `state` [n, M]; `bits` of a transform, or `codes`."""
+        """Fitted to values [n, W] whose earlier codes left `state` [n, M]: a transform of `bits`, `codes`, or silent."""
         super().__init__()
         width, self.transforms = values.shape[1], codes == 0
         self.count = default_state(width)
@@ -34,15 +34,17 @@ class PredictiveCodes(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
         self._predict(values, self._blank(values) if state is None else state)
         left = values - self.ahead - (0 if state is None else state @ self.prediction)
-        self.inner: TransformCodes | VectorCodes
-        if self.transforms:
+        self.inner: TransformCodes | VectorCodes | None = None  # a silent block
+        if bits:
             self.inner = TransformCodes(left, bits=bits, components=0)
-        else:
+        elif codes:
             self.inner = VectorCodes(left, groups=1, codes=codes, stages=1, rotated=False, seed=seed)
 
     def forward(self, values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is rebuilt from values [n, W], and the state [n, M] that it leaves."""
         ahead = self._ahead(values, state)
+        if self.inner is None:
+            return ahead, self._blank(values) if state is None else state
         following = (ahead + self.inner(values - ahead) - self.centre) @ self.basis
         return following @ self.basis.T + self.centre, following
 
@@ -56,6 +58,8 @@ class PredictiveCodes(nn.Module):
         values = values.to(device)
         self._predict(values, self._blank(values) if state is None else state)
         ahead = self._ahead(values, state)
+        if self.inner is None:
+            return self._blank(values) if state is None else state
         if isinstance(self.inner, TransformCodes):
             self.inner.refit(values - ahead)
         rebuilt = ahead + self.inner(values - ahead)
@@ -76,7 +80,7 @@ class PredictiveCodes(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint of codecs holds."""
         own = {name: getattr(self, name).detach() for name in ("prediction", "ahead", "basis", "centre")}
-        return {**own, **self.inner.tensors()}
+        return own if self.inner is None else {**own, **self.inner.tensors()}
 
     def _ahead(self, values: Tensor, state: Tensor | None) -> Tensor:
         """What the state foretells, [n, W]."""
@@ -88,4 +92,4 @@ class PredictiveCodes(nn.Module):
         self.ahead.copy_(torch.from_numpy(ahead))
 
     def _blank(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(values), self.count)
+        return torch.zeros(len(values), self.count, device=values.device)

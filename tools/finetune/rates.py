@@ -3,7 +3,7 @@
 tcBITS (transform), vqGxK (grouped codebooks), each of K|V or, with -normed, after LN1; astra-gG (block input, 1024
 codes); oqGxK (codebooks after a rotation); rqGxKxS (residual codebooks: S stages, and as many rates); fsNxB (a learned
 bottleneck of N components with 2**B even levels each); ptcBITS and pvqBITS (a transform, one codebook of what codes of
-earlier blocks do not foretell).
+earlier blocks do not foretell); ptcBITSxE (the same, with one exchange for E blocks).
 """
 
 import re
@@ -36,6 +36,7 @@ class Rate:
     bits: int = 0  # transform: of a token
     components: int = 0  # transform: learned, with even levels; 0: as many as the bits deserve
     predictive: bool = False
+    every: int = 1  # predictive transform: so many blocks share one exchange
 
     @property
     def kind(self) -> str:
@@ -57,8 +58,9 @@ def parse_rate(name: str) -> Rate:
     """Raises ValueError for a name that is no codec to be fine-tuned."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rate(name=name, form=Form.CODEBOOK, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if found := re.fullmatch(r"ptc(\d+)", name):
-        return Rate(name=name, form=Form.TRANSFORM, source=Source.KV, bits=int(found[1]), predictive=True)
+    if found := re.fullmatch(r"ptc(\d+)(?:x(\d+))?", name):
+        every = int(found[2] or 1)
+        return Rate(name=name, form=Form.TRANSFORM, source=Source.KV, bits=int(found[1]), predictive=True, every=every)
     if found := re.fullmatch(r"pvq(\d+)", name):
         return Rate(name=name, form=Form.CODEBOOK, source=Source.KV, groups=1, bits=int(found[1]), predictive=True)
     found = _PATTERN.fullmatch(name)
