@@ -31,6 +31,10 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         refuse(table.at("attend"), "only codes of keys and values can be attended to")
     if remembers and (attends or yields is not Yields.KV):
         refuse(table.at("state"), "only codes that are decoded to keys and values can pass on a state")
+    bits = _bits(table, width, geometry.blocks, least=0 if remembers else 1) if kind is CodecKind.TRANSFORM else ()
+    if bits and not bits[0]:
+        refuse(table.at("bits"), "the first block cannot be silent")
+    speaking = sum(1 for own in bits if own) if bits else geometry.blocks
     error = Table(table.raw("error"), table.at("error"), frozenset({"kind", "value"}))
     return CodecSpec(
         name=table.name("name"),
@@ -41,8 +45,8 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         group=_group(table, kind, width) if "group" in _KEYS[kind] else 0,
         groups=table.integer("groups", 1, width) if kind is CodecKind.CODEBOOK else 0,
         codes=table.integer("codes", 2, 65_536) if kind is CodecKind.CODEBOOK else 0,
-        bits=_bits(table, width, geometry.blocks) if kind is CodecKind.TRANSFORM else (),
-        encode=_graphs(table, "encode", geometry.blocks) if kind in _GRAPHS else (),
+        bits=bits,
+        encode=_graphs(table, "encode", speaking) if kind in _GRAPHS else (),
         decode=_graphs(table, "decode", geometry.blocks) if kind in _GRAPHS else (),
         attend=_graphs(table, "attend", geometry.blocks) if attends else (),
         state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
@@ -71,9 +75,10 @@ def _group(table: Table, kind: CodecKind, width: int) -> int:
     return group
 
 
-def _bits(table: Table, width: int, blocks: int) -> tuple[tuple[int, ...], ...]:
+def _bits(table: Table, width: int, blocks: int, *, least: int) -> tuple[tuple[int, ...], ...]:
+    """`least`: components of a block; only codecs with a state may be silent in some."""
     return tuple(
-        tuple(integer(bits, f"{where}[{i}]", 1, 16) for i, bits in enumerate(sequence(item, where, 1, width)))
+        tuple(integer(bits, f"{where}[{i}]", 1, 16) for i, bits in enumerate(sequence(item, where, least, width)))
         for where, item in table.items("bits", blocks, blocks)
     )
 

@@ -90,7 +90,8 @@ def measure(model: Model, codec: Codec, clock: Timed = timed) -> Generator[None,
 
 def measure_codec(model: Model, codec: Codec, clock: Timed = timed) -> Generator[None, None, CodecCost]:
     """What one block costs to encode and to decode (projecting included, where a codec needs it), as `measure`."""
-    tokens, block = model.plan.geometry.tokens, model.plan.geometry.blocks // 2
+    tokens, middle = model.plan.geometry.tokens, model.plan.geometry.blocks // 2
+    block = next(block for block in range(middle, -1, -1) if not codec.spec.silent(block))
     few = max(1, tokens // 8)
     many = max(few, tokens - few)
     encode: dict[int, list[float]] = {few: [], many: []}
@@ -119,9 +120,13 @@ def _point(model: Model, codec: Codec, own: int, clock: Timed) -> Generator[None
         shard = Shard(model, codec)
         begin.append(clock(lambda: shard.embed(rows, 0)))  # noqa: B023 - run before the loop goes on
         yield
-        for block in range(min(_BLOCKS, last)):
+        for _ in range(min(_BLOCKS, last)):
+            if shard.block >= last:
+                break
+            block = shard.block
             query.append(clock(shard.query))
-            attend.append(_attend_s(model, codec, shard, _payload(codec, others, block), clock))
+            spent_s = _attend_s(model, codec, shard, _payload(codec, others, block), clock)
+            attend.append(spent_s / (shard.block - block))  # silent blocks follow at once
             yield
         shard.block = last
         spent_s = clock(shard.query)

@@ -95,8 +95,8 @@ class CodecSpec:
     group: int = 0  # int8, int4: values that share one scale
     groups: int = 0  # codebook: indices per token
     codes: int = 0  # codebook: entries per codebook
-    bits: tuple[tuple[int, ...], ...] = ()  # transform: [block][component]
-    encode: tuple[str, ...] = ()  # codebook, transform: graph file per block
+    bits: tuple[tuple[int, ...], ...] = ()  # transform: [block][component]; a silent block has none
+    encode: tuple[str, ...] = ()  # codebook, transform: graph file per block that is not silent
     decode: tuple[str, ...] = ()
     attend: tuple[str, ...] = ()  # transform that yields kv, optional: blocks that take its indices instead of K and V
     state: int = 0  # values per token that its graphs pass on from block to block; 0: every block is coded on its own
@@ -107,6 +107,10 @@ class CodecSpec:
         if self.kind is CodecKind.CODEBOOK:
             return (max(1, (self.codes - 1).bit_length()),) * self.groups
         return self.bits[block] if self.kind is CodecKind.TRANSFORM else ()
+
+    def silent(self, block: int) -> bool:
+        """Whether nobody sends anything before `block`: what was sent before foretells its keys and values."""
+        return bool(self.bits) and not self.bits[block]
 
     def bits_per_token(self, block: int) -> int:
         """Payload bits that one content token costs in `block`, before padding to whole bytes."""

@@ -81,8 +81,9 @@ class Shard:
             self._q = self._model.query[self.block].run(self._present(self._h))[0]
 
     def attend(self, payloads: Sequence[Part], origins: Sequence[int] | None = None) -> None:
-        """Finish the current block with (content tokens, payload) of each other board; a lost board may be left out.
+        """Finish the current block, and silent ones after it.
 
+        `payloads`: (content tokens, payload) of each other board; a lost board may be left out.
         `origins` numbers the boards that sent them, the same way in every block; None: 0, 1, ... and none was lost.
         Raises CodecError for a hostile payload, and then leaves the shard as it was: it may be called again.
         """
@@ -105,10 +106,24 @@ class Shard:
                 remote = self._project(remote)
         self.decode_s += time.perf_counter() - started
         self.query()
-        outputs = stages[self.block].run(x, self._present(self._q), kv, remote)
+        self._enter(stages[self.block].run(x, self._present(self._q), kv, remote))
+        while not self.done and self._codec.spec.silent(self.block):
+            self._silent()
+
+    def _silent(self) -> None:
+        """A block before which nobody sends anything."""
+        started = time.perf_counter()
+        remote = self._stream.foretold(block=self.block, batch=self.batch)
+        self.decode_s += time.perf_counter() - started
+        self.query()
+        x, q, kv = self._present(self._x), self._present(self._q), self._present(self._kv)
+        self._enter(self._model.attend[self.block].run(x, q, kv, remote))
+
+    def _enter(self, outputs: list[Array]) -> None:
+        """The next block, with what the one before leaves."""
         self.block += 1
         self._q = None
-        if self.block < geometry.blocks:
+        if self.block < self._model.plan.geometry.blocks:
             self._x, self._h, self._kv = outputs
         else:
             self._x = self._h = self._kv = None

@@ -24,6 +24,7 @@ CODECS = (
     "tc24",
     "ptc16",
     "pvq5",
+    "ptc8x2",
 )
 
 

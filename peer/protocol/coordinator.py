@@ -245,9 +245,9 @@ class Coordinator:
             reports = (BoardReport(shard=shard, timing=event.timing, traffic=Traffic()),)
         self._lost += [p for i in sorted(self._without) if (p := self._shards[i].peer) not in self._lost]
         self._patience.stayed_out((self._shards[i].peer for i in self._without), now)
-        single = self._whole_on is not None
+        single, exchanges = self._whole_on is not None, self._facts.codecs[wanted.codec].rounds
         if not single and not self._without:
-            rounds = max(_mean_round_s(report.timing, self._facts.blocks) for report in reports)
+            rounds = max(_mean_round_s(report.timing, exchanges) for report in reports)
             self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
         self._learn(reports, now)
         answer = Answer(
@@ -256,7 +256,7 @@ class Coordinator:
             codec=wanted.codec,
             exchange=wanted.exchange,
             attempts=max(1, self._attempt),
-            rounds=self._facts.blocks if len(self._shards) > 1 and not single else 0,
+            rounds=exchanges if len(self._shards) > 1 and not single else 0,
             boards=reports,
             lost=tuple(self._lost),
             degraded=bool(self._without),
@@ -440,6 +440,6 @@ def _busy_s(timing: Timing) -> float:
     return (timing.prepare_us + timing.compute_us + timing.encode_us + timing.decode_us) / 1e6
 
 
-def _mean_round_s(timing: Timing, blocks: int) -> float:
+def _mean_round_s(timing: Timing, rounds: int) -> float:
     """One board's mean round, waiting included."""
-    return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / blocks
+    return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / rounds

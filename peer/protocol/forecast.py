@@ -110,15 +110,15 @@ def shared(parties: Sequence[Party], counts: Sequence[int], load: Load, exchange
     """Forecast of a request whose tokens are split: `counts[i]` of `parties[i]`; the asked board `me` is among them."""
     shares = _shares(parties, counts, load)
     ready = _begun(parties, counts, shares, load, me)
-    blocks, waited = load.facts.blocks, 0.0
-    walked = min(blocks - 1, _ROUNDS)
+    rounds, waited = load.facts.codecs[load.codec].rounds, 0.0
+    walked = min(rounds - 1, _ROUNDS)
     before = max(ready)
     round_s = 0.0
     for _ in range(walked):
         ready, waits = _round(ready, shares, exchange, last=False)
         round_s, before = max(ready) - before, max(ready)
         waited += waits
-    left = blocks - 1 - walked
+    left = rounds - 1 - walked
     ready = [at + left * round_s for at in ready]
     waited += left * (waited / walked if walked else 0.0)
     ready, waits = _round(ready, shares, exchange, last=True)
@@ -131,7 +131,7 @@ def shared(parties: Sequence[Party], counts: Sequence[int], load: Load, exchange
     return Forecast(
         latency_s=gathered + head_s,
         busy_s=max(share.busy_s for share in shares),
-        line_s=blocks * max(max((len(shares) - 1) * share.out_s, share.in_s) for share in shares),
+        line_s=rounds * max(max((len(shares) - 1) * share.out_s, share.in_s) for share in shares),
         round_s=round_s,
         wait_s=waited + waits,
     )
@@ -139,8 +139,9 @@ def shared(parties: Sequence[Party], counts: Sequence[int], load: Load, exchange
 
 def _shares(parties: Sequence[Party], counts: Sequence[int], load: Load) -> list[_Share]:
     facts, batch = load.facts, load.batch
-    bits = facts.codecs[load.codec].bits_per_token
-    bits_mean = sum(bits) / len(bits)
+    codec_facts = facts.codecs[load.codec]
+    bits_mean = sum(codec_facts.bits_per_token) / codec_facts.rounds  # of a round
+    silent = facts.blocks / codec_facts.rounds - 1  # blocks that follow a round at once
     tokens = sum(counts)
     sizes = [count * batch * bits_mean / 8 for count in counts]
     shares = []
@@ -153,13 +154,14 @@ def _shares(parties: Sequence[Party], counts: Sequence[int], load: Load) -> list
         query_s, attend_s = part.query_s * slower, part.attend_s * slower + decode_s
         last_s = part.last_s * slower + decode_s
         begin_s = part.begin_s * slower + encode_s
+        following_s = silent * (query_s + attend_s)
         messages_s = (len(parties) - 1) * _MESSAGE_S
         shares.append(
             _Share(
                 begin_s=begin_s,
                 query_s=query_s + messages_s,
-                attend_s=attend_s + encode_s,
-                last_s=last_s,
+                attend_s=attend_s + following_s + encode_s,
+                last_s=last_s + following_s,
                 out_s=size / party.rate,
                 in_s=(sum(sizes) - size) / party.rate,
                 reach_s=party.reach_s,

@@ -116,11 +116,11 @@ class Participant:
         return self._attend(now)
 
     def codes(self, message: Codes, now: float) -> list[Effect]:
-        """Another shard's codes: at most one block ahead of ours, each (block, origin) accepted once."""
+        """Another shard's codes: at most one round ahead of ours, each (block, origin) accepted once."""
         origin, block = message.origin, message.block
         known = origin in self._tokens and origin not in self._without and message.epoch == self._assign.epoch
-        # A peer can be one block ahead, never two: it needs our codes of the block between.
-        if not known or block >= self._blocks or not self._block <= block <= self._block + 1:
+        # A peer can be one round ahead, never two: it needs our codes of the round between.
+        if not known or block >= self._blocks or block not in self._near():
             self.refused += 1
             return []
         expected = self._codec.payload_bytes(block=block, tokens=self._tokens[origin], batch=self._assign.batch)
@@ -202,8 +202,8 @@ class Participant:
         return [Forget(key=self.key)]
 
     def check(self) -> None:
-        """Invariants, for tests: never more than one block ahead, never own codes among the arrived."""
-        assert set(self._arrived) <= {self._block, self._block + 1}, self._arrived.keys()
+        """Invariants, for tests: never more than one round ahead, never own codes among the arrived."""
+        assert self._arrived.keys() <= self._near(), self._arrived.keys()
         assert all(self._me not in arrived for arrived in self._arrived.values())
         assert not any(self._without & arrived.keys() for arrived in self._arrived.values())
         assert not self._without or self._assign.exchange is Exchange.DIRECT
@@ -216,13 +216,17 @@ class Participant:
         arrived = self._arrived.pop(self._block, {})
         self._wait_s += now - self._waiting_since
         self._step_from = now
-        self._block += 1
+        self._block = self._codec.next_round(self._block + 1)  # silent blocks in between are done without others
         self._query_done = False
         self.phase = Phase.COMPUTING
         payloads = tuple(
             Payload(origin=i, tokens=self._tokens[i], body=arrived[i]) for i in self._peers if i in arrived
         )
         return [Attend(key=self.key, payloads=payloads)]
+
+    def _near(self) -> set[int]:
+        """The block whose round is in progress or to come, and that of the round after it."""
+        return {self._block, self._codec.next_round(self._block + 1)}
 
     def _missing(self) -> tuple[int, ...]:
         """Shards whose codes of the round in progress, or of the one to come, are not here."""

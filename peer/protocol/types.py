@@ -158,6 +158,16 @@ class CodecFacts:
     name: str
     bits_per_token: tuple[int, ...]  # one entry per block
 
+    @property
+    def rounds(self) -> int:
+        """Exchanges of a request: blocks that are not silent, which the first never is."""
+        return sum(1 for bits in self.bits_per_token if bits)
+
+    def next_round(self, block: int) -> int:
+        """The first block from `block` on whose codes travel; the number of blocks if none does."""
+        blocks = len(self.bits_per_token)
+        return next((each for each in range(block, blocks) if self.bits_per_token[each]), blocks)
+
     def payload_bytes(self, *, block: int, tokens: int, batch: int) -> int:
         return (tokens * batch * self.bits_per_token[block] + 7) // 8
 

@@ -24,9 +24,12 @@ class IndexedCodec:
         """Load the graphs of all blocks. Raises StageError."""
         self.spec = spec
         self._decoded_width = model_width * (2 if spec.yields is Yields.KV else 1)
-        blocks = range(len(spec.encode))
-        self._layouts: tuple[BitLayout, ...] = tuple(bit_layout(spec.index_bits(block)) for block in blocks)
-        self._encoders: tuple[Graph, ...] = tuple(load(self._encoder(block)) for block in blocks)
+        blocks = range(len(spec.decode))
+        speaking = [block for block in blocks if not spec.silent(block)]
+        self._layouts: dict[int, BitLayout] = {block: bit_layout(spec.index_bits(block)) for block in speaking}
+        self._encoders: dict[int, Graph] = {
+            block: load(self._encoder(block, file)) for block, file in zip(speaking, spec.encode, strict=True)
+        }
         self._decoders: tuple[Graph, ...] = tuple(load(self._decoder(block)) for block in blocks)
 
     def encode(self, values: F32, block: int) -> Payload:
@@ -37,6 +40,8 @@ class IndexedCodec:
         """Payload and the next block's state; `state` f32 [B, T, M] is what the block before left, None: nothing."""
         batch, tokens, _ = checked_shape(self.spec, values)
         check_finite(self.spec, values, block)
+        if self.spec.silent(block):
+            return bytearray(), state
         indices, *following = self._encoders[block].run(
             np.ascontiguousarray(values), *self._known(state, batch, tokens)
         )
@@ -63,10 +68,19 @@ class IndexedCodec:
         """Values and the next block's state; `state` f32 [B, R, M] is what the block before left, None: nothing."""
         indices = self.indices(parts, block=block, batch=batch)
         tokens = indices.shape[1]
+        if self.spec.silent(block):
+            return self.foretell(state, tokens, block=block, batch=batch), state
         if tokens == 0:
             return np.empty((batch, 0, self._decoded_width), dtype=np.float32), None
         values, *following = self._decoders[block].run(indices, *self._known(state, batch, tokens))
         return values.astype(np.float32, copy=False), _next(following)
+
+    def foretell(self, state: F32 | None, tokens: int, *, block: int, batch: int) -> F32:
+        """Keys and values of a silent block, from the `state` of the other boards' tokens alone."""
+        if not tokens:
+            return np.empty((batch, 0, self._decoded_width), dtype=np.float32)
+        (values,) = self._decoders[block].run(*self._known(state, batch, tokens))
+        return values.astype(np.float32, copy=False)
 
     def _known(self, state: F32 | None, batch: int, tokens: int) -> tuple[F32, ...]:
         """The state as input of a graph, if the codec has one."""
@@ -76,13 +90,14 @@ class IndexedCodec:
 
     def indices(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
         """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError."""
-        layout = self._layouts[block]
-        if not parts:
-            return np.empty((batch, 0, len(layout.widths)), dtype=np.int32)
         streams = [
             (opened(self.spec, payload, block=block, batch=batch, tokens=tokens), batch * tokens)
             for tokens, payload in parts
         ]
+        if not parts or self.spec.silent(block):
+            count = len(self.spec.index_bits(block))
+            return np.empty((batch, sum(tokens for tokens, _ in parts), count), dtype=np.int32)
+        layout = self._layouts[block]
         indices = unpack(streams, layout)
         self._check_range(indices)
         if batch == 1:
@@ -96,24 +111,26 @@ class IndexedCodec:
         if self.spec.kind is CodecKind.CODEBOOK and indices.size and int(indices.max()) >= self.spec.codes:
             raise CodecError(self.spec.name, f"index {int(indices.max())} lies beyond the {self.spec.codes} codes")
 
-    def _encoder(self, block: int) -> StageSpec:
-        count = len(self._layouts[block].widths)
+    def _encoder(self, block: int, file: str) -> StageSpec:
+        count = len(self.spec.index_bits(block))
         return StageSpec(
             name=f"{self.spec.name}.encode.{block}",
-            file=self.spec.encode[block],
+            file=file,
             inputs=(TensorSpec(name="values", dtype=DType.F32, shape=("B", "T", self.spec.width)), *self._state("T")),
             outputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "T", count)), *self._state("T", "next")),
         )
 
     def _decoder(self, block: int) -> StageSpec:
-        count = len(self._layouts[block].widths)
+        count = len(self.spec.index_bits(block))
         return StageSpec(
             name=f"{self.spec.name}.decode.{block}",
             file=self.spec.decode[block],
-            inputs=(TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", count)), *self._state("R")),
+            inputs=self._state("R")
+            if self.spec.silent(block)
+            else (TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", count)), *self._state("R")),
             outputs=(
                 TensorSpec(name="values", dtype=DType.F32, shape=("B", "R", self._decoded_width)),
-                *self._state("R", "next"),
+                *(() if self.spec.silent(block) else self._state("R", "next")),
             ),
         )
 

@@ -46,6 +46,11 @@ class Stream:
         self._heard, self._sizes = following, sizes
         return values
 
+    def foretold(self, *, block: int, batch: int) -> F32:
+        """Keys and values of a silent block, of the boards that were heard last, in their order."""
+        assert self._predicts is not None, "only codecs with a state have silent blocks"
+        return self._predicts.foretell(self._heard, sum(self._sizes.values()), block=block, batch=batch)
+
     def _states(self, sizes: dict[int, int]) -> F32 | None:
         """What was heard of these boards before."""
         if sizes == self._sizes and list(sizes) == list(self._sizes):

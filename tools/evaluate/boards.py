@@ -56,8 +56,8 @@ class _OncePerPayload:
 
     def __init__(self, model: Model, codec: Codec, shared: _Round) -> None:
         self._model, self._codec, self._stream, self._round = model, codec, Stream(codec), shared
-        # Projected already when a shard gets them: no shard shall do it again.
-        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0)
+        # Projected already when a shard gets them: no shard shall do it again. And asked about silent blocks, too.
+        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0, bits=())
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. Large codebooks take the pictures one by one, whose payloads put together are the same bytes."""

@@ -4,7 +4,8 @@ Names: f32 f16 int8 int4, all also -input (no graphs); tcBITS (transform), vqGxK
 after a rotation), rqGxKxS (S residual stages), each of K|V, with -normed after LN1 (decoded to K|V at once), or with
 -input of the block input (decoded by the block's own projection); ptcBITS and pvqBITS (transform, and one codebook,
 of what earlier blocks' codes do not foretell of K|V), ptcBITSxE (with one exchange for E blocks), all three from
-`tools.export.predictive`; astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint brings further ones under names of its own (`tools.export.tuned`).
+`tools.export.predictive`; astra-gG (vqGx1024-input, the paper's way). A fine-tuned checkpoint brings further ones under
+names of its own (`tools.export.tuned`).
 """
 
 import contextlib

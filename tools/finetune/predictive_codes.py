@@ -21,7 +21,7 @@ class PredictiveCodes(nn.Module):
     centre: Tensor  # [W]
 
     def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, seed: int) -> None:
-        """Fitted to values [n, W] whose earlier codes left `state` [n, M]: a transform of `bits`, `codes`, or silent."""
+        """Fitted to values [n, W] whose earlier codes left `state` [n, M]: transform of `bits`, `codes`, or silent."""
         super().__init__()
         width, self.transforms = values.shape[1], codes == 0
         self.count = default_state(width)

@@ -12,7 +12,7 @@ from peer.protocol.effects import Attend, Effect, Query, Send
 from peer.protocol.events import CodesReady, ComputeFailed, ShardDone
 from peer.protocol.messages import Codes, Failed, Feature
 from peer.protocol.participant import Participant, Phase
-from peer.protocol.types import AttemptKey, Exchange, FailureReason, PeerId, Timing
+from peer.protocol.types import AttemptKey, CodecFacts, Exchange, FailureReason, PeerId, Timing
 
 KEY = AttemptKey(REQUEST, 1)
 BOARDS, ME = 3, 1
@@ -192,6 +192,27 @@ def test_a_shard_alone_exchanges_nothing() -> None:
     for block in range(BLOCKS):
         assert names(shard.codes_ready(CodesReady(key=KEY, block=block, body=b""), 0.0)) == ["Query"]
         assert names(shard.query_done(0.0)) == ["Attend"]
+    assert names(shard.shard_done(finished())) == ["Feature", "Forget"]
+
+
+def test_silent_blocks_have_no_round() -> None:
+    """Codes of block 0 and 2 travel; block 1 is done together with block 0."""
+    bits = (64, 0, 80)
+    facts = replace(FACTS, codecs={"plain": CodecFacts(name="plain", bits_per_token=bits)})
+    shard = Participant(assign=assign(BOARDS), me=ME, facts=facts, now=0.0)
+    for block in (0, 2):
+        with pytest.raises(LocalProtocolError, match="came while block"):
+            shard.codes_ready(ready(1), 0.0)
+        assert names(shard.codes_ready(ready(block), 0.0)) == ["Codes", "Codes", "Query"]
+        assert shard.query_done(0.0) == []
+        assert shard.codes(replace(codes(BOARDS, 0, 1), body=b""), 0.0) == []  # nobody has anything to say before it
+        assert shard.refused == 1 + block // 2
+        if block == 0:
+            assert shard.codes(codes(BOARDS, 0, 2), 0.0) == []  # one round ahead
+        shard.check()
+        arriving = [codes(BOARDS, origin, block) for origin in ((0, 2) if block == 0 else (2,))]
+        effects = [effect for message in arriving for effect in shard.codes(message, 0.0)]
+        assert names(effects) == ["Attend"]
     assert names(shard.shard_done(finished())) == ["Feature", "Forget"]
 
 

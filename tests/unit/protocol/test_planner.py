@@ -1,6 +1,7 @@
 """Forecasts and the choice between them, with made-up boards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -12,7 +13,7 @@ from protocol_cases import peer
 
 from peer.protocol.forecast import Party, alone, elsewhere_s, shared
 from peer.protocol.planner import Choice, Key, Option, Way, choose, cost_s, options, shares
-from peer.protocol.types import Exchange, ModelFacts
+from peer.protocol.types import CodecFacts, Exchange
 
 BOTH = (Exchange.DIRECT, Exchange.RING)
 DIRECT = (Exchange.DIRECT,)
@@ -53,9 +54,27 @@ def test_wide_codes_on_a_narrow_link_make_the_rounds_as_long_as_the_link_takes()
     assert plan(boards([0.25] * 4, rate=rate), "tc53").option.way is Way.SEQUENCE
 
 
+def test_fewer_rounds_of_the_same_bits_are_faster_where_the_others_are_far() -> None:
+    every, second = (
+        CodecFacts(name=name, bits_per_token=bits) for name, bits in (("every", (53,) * 12), ("second", (106, 0) * 6))
+    )
+    facts = replace(VIT, codecs={**VIT.codecs, "every": every, "second": second})
+    assert (every.rounds, second.rounds) == (12, 6)
+    parties = boards([0.25] * 4, rate=1.25e7, reach_s=0.02)
+    one, two = (
+        shared(parties, (49,) * 4, load(codec=name, facts=facts), Exchange.DIRECT, ME) for name in ("every", "second")
+    )
+    assert one.latency_s - two.latency_s == pytest.approx(6 * 0.02, rel=0.3)
+    # What is computed stays, but for the encoding of the silent blocks.
+    assert two.busy_s == pytest.approx(one.busy_s, rel=0.01)
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 3, 5, 6, 12, 48])
 def test_rounds_that_are_not_walked_through_take_as_long_as_those_that_are(blocks: int) -> None:
-    facts = ModelFacts(**{name: getattr(VIT, name) for name in VIT.__slots__ if name != "blocks"}, blocks=blocks)
+    codecs = {
+        name: replace(codec, bits_per_token=codec.bits_per_token[:1] * blocks) for name, codec in VIT.codecs.items()
+    }
+    facts = replace(VIT, blocks=blocks, codecs=codecs)
     found = shared(boards([0.25, 0.25]), (98, 98), load(facts=facts), Exchange.DIRECT, ME)
     two = shared(boards([0.25, 0.25]), (98, 98), load(), Exchange.DIRECT, ME)
     assert found.latency_s == pytest.approx(two.latency_s + (blocks - 12) * two.round_s, rel=0.02)

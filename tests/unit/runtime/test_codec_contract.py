@@ -24,6 +24,7 @@ CODECS = (
     "tc24",
     "ptc16",
     "pvq5",
+    "ptc8x2",
 )
 relaxed = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,9 +8,10 @@ from runtime.codec.indexed import IndexedCodec
 from runtime.codec.stream import Stream
 from runtime.errors import CodecError
 from runtime.model import Model
+from runtime.shard import Shard
 
 SIZES = {3: 4, 5: 2, 9: 5}  # content tokens by number of the board
-PREDICTING = ("ptc16", "pvq5")
+PREDICTING = ("ptc16", "pvq5", "ptc8x2")
 
 
 def spoken(model: Model, name: str) -> list[dict[int, Part]]:
@@ -93,7 +94,7 @@ def test_a_refused_payload_leaves_the_stream_as_it_was(tiny: Model, name: str) -
     for each in (stream, other):
         heard(each, rounds[0], 0)
     with pytest.raises(CodecError, match="bytes"):
-        heard(stream, {**rounds[1], 5: (2, b"")}, 1)
+        heard(stream, {**rounds[1], 5: (2, b"x" * 99)}, 1)
     np.testing.assert_array_equal(heard(stream, rounds[1], 1), heard(other, rounds[1], 1))
 
 
@@ -111,3 +112,27 @@ def test_codecs_without_a_state_pass_through(tiny: Model) -> None:
     assert bytes(payload) == bytes(codec.encode(values, 1))
     wanted = codec.decode([(4, payload)], block=1, batch=1)
     np.testing.assert_array_equal(stream.decode([(4, payload)], [7], block=1, batch=1), wanted)
+
+
+def test_silent_blocks_follow_at_once(tiny: Model) -> None:
+    codec = tiny.codec("ptc8x2")
+    assert [codec.spec.silent(block) for block in range(3)] == [False, True, False]
+    assert [codec.spec.bits_per_token(block) for block in range(3)] == [12, 0, 12]
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 256, (2, 16, tiny.plan.geometry.row_bytes), dtype=np.uint8)
+    shards = [Shard(tiny, codec) for _ in range(2)]
+    for shard, start in zip(shards, (0, 8), strict=True):
+        shard.embed(np.ascontiguousarray(rows[:, start : start + 8]), start)
+    seen = []
+    while not shards[0].done:
+        parts = [(8, shard.encode()) for shard in shards]
+        seen.append(shards[0].block)
+        for shard, part in zip(shards, parts[::-1], strict=True):
+            shard.attend([part])
+    assert seen == [0, 2]
+
+
+def test_a_silent_block_takes_no_bytes(tiny: Model) -> None:
+    codec = tiny.codec("ptc8x2")
+    with pytest.raises(CodecError, match="3 bytes came where 0 are due"):
+        codec.check(b"abc", block=1, batch=1, tokens=4)

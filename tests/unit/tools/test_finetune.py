@@ -239,6 +239,7 @@ def test_noise_has_the_moments_of_the_residual() -> None:
         ("oq4x16", 16),
         ("ptc53", 53),
         ("pvq7", 7),
+        ("ptc53x2", 53),
     ],
 )
 def test_names_tell_the_rate(name: str, bits: int) -> None:
@@ -263,7 +264,7 @@ RECIPE = TuneRecipe(
     batch=4,
     boards=(1, 2, 4),
     noise=1.0,
-    codecs=("tc12", "vq2x8", "rq2x8x2-normed", "astra-g2", "oq2x8", "fs4x2", "ptc12", "pvq3"),
+    codecs=("tc12", "vq2x8", "rq2x8x2-normed", "astra-g2", "oq2x8", "fs4x2", "ptc12", "pvq3", "ptc6x2"),
     calibration=20,
     refit=2,
     holdout=4,
