@@ -84,8 +84,11 @@ class Predictive:
 
 
 def default_state(width: int) -> int:
-    """M for keys and values of `width` = 2D: half of D; measured, the whole history is hardly better."""
-    return max(1, width // 4)
+    """M for keys and values of `width` = 2D: half of D (at D = 128 the whole history is hardly better), or 128.
+
+    A receiver multiplies M by 2D for every remote token and block; for a wide network that must stay below projecting.
+    """
+    return max(1, min(width // 4, 128))
 
 
 def share_bits(bits: int, blocks: int) -> tuple[int, ...]:

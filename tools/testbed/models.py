@@ -20,12 +20,16 @@ from tools.export.calibration import Calibration
 from tools.export.codebook import Codebook
 from tools.export.codec_entry import UNFITTED
 from tools.export.codecs import Fit, Rule, Tuned, parse_name
+from tools.export.predictive import Predictive, default_state, speaking_bits
 from tools.export.random_vit import VIT_BASE_16, fade_keys_and_values, random_tensors
 from tools.export.transform import Transform, fit_transform
 from tools.export.vit import EVEN, export_model
 from tools.export.weights import F32, Storage, VitShape, arrange
 
-CODECS = "f32,f16,int8,int4,tc53,tc160,tc320,f32-input,f16-input,int8-input,int4-input,astra-g1,astra-g16,astra-g32"
+CODECS = (
+    "f32,f16,int8,int4,tc53,tc160,tc320,ptc53,ptc53x2,ptc53x3,f32-input,f16-input,int8-input,int4-input,"
+    "astra-g1,astra-g16,astra-g32"
+)
 _SIZES = {
     "tiny": replace(VIT_BASE_16, width=192, heads=3, mlp=768),
     "small": replace(VIT_BASE_16, width=384, heads=6, mlp=1536),
@@ -87,6 +91,10 @@ def make(name: str, out: Path, codecs: tuple[str, ...]) -> Path:
 def _codec(rule: Rule, shape: VitShape, values: F32) -> Tuned:
     """Blocks that differ only in where their numbers stand: each has weights of its own to stream."""
     blocks: list[Fit] = []
+    if rule.predictive:
+        return Tuned(
+            name=rule.name, source=rule.source, blocks=_predictive(rule, shape, values), data=f"{rule.name}.bin"
+        )
     if rule.groups:
         rng = np.random.default_rng(2)
         size = (1, rule.groups, rule.codes, shape.width // rule.groups)
@@ -95,6 +103,27 @@ def _codec(rule: Rule, shape: VitShape, values: F32) -> Tuned:
         fit = fit_transform(values, rule.bits)
         blocks += [_rolled(fit, block) for block in range(shape.blocks)]
     return Tuned(name=rule.name, source=rule.source, blocks=tuple(blocks), data=f"{rule.name}.bin")
+
+
+def _predictive(rule: Rule, shape: VitShape, values: F32) -> tuple[Predictive, ...]:
+    """Blocks that foretell next to nothing of each other, as their weights are random; the work is the same."""
+    rng, width, state = np.random.default_rng(2), values.shape[1], default_state(values.shape[1])
+    fits: dict[int, Transform] = {}
+    blocks = []
+    for number, bits in enumerate(speaking_bits(rule.bits, rule.every, shape.blocks)):
+        if bits and bits not in fits:
+            fits[bits] = fit_transform(values, bits)
+        basis = np.linalg.qr(rng.standard_normal((width, state), dtype=np.float32))[0]
+        blocks.append(
+            Predictive(
+                prediction=np.ascontiguousarray(0.1 * basis.T),
+                ahead=np.zeros(width, dtype=np.float32),
+                inner=_rolled(fits[bits], number) if bits else None,
+                basis=basis,
+                centre=values.mean(axis=0),
+            )
+        )
+    return tuple(blocks)
 
 
 def _rolled(fit: Transform, by: int) -> Transform:

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, replace
 
 OURS = ("tc53", "tc160", "tc320")
+SILENT = ("ptc53", "ptc53x2", "ptc53x3")
 VOLTAGE = ("f32-input", "f16-input", "int8-input", "int4-input")  # all-gather of block inputs, K and V recomputed
 ASTRA = ("astra-g1", "astra-g16", "astra-g32")  # as published
 RATES = (10.0, 100.0, 1000.0)
@@ -71,6 +72,12 @@ def _tokens(counts: tuple[int, ...]) -> tuple[Setting, ...]:
     return tuple(Setting(model=m, boards=n, codec="tc160" if n > 1 else "", times=3) for m in models for n in (1, 2, 4))
 
 
+def _rounds(counts: tuple[int, ...]) -> tuple[Setting, ...]:
+    model = f"{_BASE}-int8"
+    ours = (Setting(model=model, boards=n, codec=c, times=3) for n in counts for c in ("tc53", *SILENT))
+    return (Setting(model=model, boards=1, times=3), *ours)
+
+
 _BASE, _FEW = "vit-base-197", ("tc53", "tc320")
 # Speeds 1:1:2:4, where each board's fixed work per block counts: in proportion, the slow ones would be last by far.
 _FAIR = (15.0, 15.0, 49.0, 117.0)
@@ -88,6 +95,9 @@ PLANS = {
             *(Setting(model=f"{_BASE}-int8", boards=8, codec=c, times=3) for c in _FEW),
         ),
     ),
+    # One exchange for one, two and three blocks at the same bits.
+    "rounds": Plan(slower=(8.0,) * 4, settings=_rates(*_rounds((2, 4)))),
+    "rounds-eight": Plan(slower=(16.0,) * 8, settings=_rates(*_rounds((8,)))),
     "unequal": Plan(
         slower=(32.0, 32.0, 16.0, 8.0),
         settings=_rates(
