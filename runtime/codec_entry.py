@@ -29,7 +29,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         refuse(table.at("width"), f"{width} is not the width of the source {source.value!r}")
     if attends and yields is not Yields.KV:
         refuse(table.at("attend"), "only codes of keys and values can be attended to")
-    if remembers and (attends or yields is not Yields.KV):
+    if remembers and yields is not Yields.KV:
         refuse(table.at("state"), "only codes that are decoded to keys and values can pass on a state")
     bits = _bits(table, width, geometry.blocks, least=0 if remembers else 1) if kind is CodecKind.TRANSFORM else ()
     if bits and not bits[0]:

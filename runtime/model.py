@@ -175,10 +175,14 @@ class Model:
                 raise StageError(f"{codec.spec.name}.decode.{block}", "does not return finite keys and values")
         x, h, kv = self.embed.run(np.zeros((1, 1, self.plan.geometry.row_bytes), np.uint8), np.zeros(1, dtype=np.int64))
         for block, stage in enumerate(own):
-            indices = np.zeros((1, self.plan.geometry.tokens - 1, len(codec.spec.index_bits(block))), dtype=np.int32)
-            outputs = self._try(stage, x, self.query[block].run(h)[0], kv, indices)
-            if len(outputs) == 3:
-                x, h, kv = outputs
+            others, remote = self.plan.geometry.tokens - 1, list[Array]()
+            if not codec.spec.silent(block):
+                remote.append(np.zeros((1, others, len(codec.spec.index_bits(block))), dtype=np.int32))
+            if codec.spec.state:
+                remote.append(np.zeros((1, others, codec.spec.state), dtype=np.float32))
+            outputs = self._try(stage, x, self.query[block].run(h)[0], kv, *remote)
+            if len(outputs) >= 3:
+                x, h, kv = outputs[:3]
 
     @staticmethod
     def _try(stage: Stage, *inputs: Array) -> list[Array]:
@@ -197,11 +201,13 @@ def own_attend_stage(plan: ModelPlan, codec: CodecSpec, block: int) -> StageSpec
     if like is None:
         raise StageError(f"attend.{block}", "the model does not have it", "export the model again")
     indices = TensorSpec(name="indices", dtype=DType.I32, shape=("B", "R", len(codec.index_bits(block))))
+    state, following = (TensorSpec(name=n, dtype=DType.F32, shape=("B", "R", codec.state)) for n in ("state", "next"))
+    silent, last = codec.silent(block), block + 1 == plan.geometry.blocks
     return StageSpec(
         name=f"{codec.name}.attend.{block}",
         file=codec.attend[block],
-        inputs=(*like.inputs[:-1], indices),
-        outputs=like.outputs,
+        inputs=(*like.inputs[:-1], *(() if silent else (indices,)), *((state,) if codec.state else ())),
+        outputs=(*like.outputs, *((following,) if codec.state and not silent and not last else ())),
     )
 
 

@@ -18,6 +18,7 @@ from runtime.codec.stream import Stream
 from runtime.errors import CodecError, StageError
 from runtime.model import Model
 from runtime.plan import Source, Yields
+from runtime.stage import Stage
 
 
 class Shard:
@@ -94,37 +95,43 @@ class Shard:
             )
         x, kv = self._present(self._x), self._present(self._kv)
         started = time.perf_counter()
-        stages = self._model.own_attend(self._codec)
-        remote: Array
-        if stages and isinstance(self._codec, IndexedCodec):
-            remote = self._codec.indices(payloads, block=self.block, batch=self.batch)
+        stages = self._own_stages()
+        known = range(len(payloads)) if origins is None else origins
+        remote: tuple[Array, ...]
+        if stages:
+            remote = self._stream.heard(payloads, known, block=self.block, batch=self.batch)
         else:
             stages = self._model.attend
-            known = range(len(payloads)) if origins is None else origins
-            remote = self._stream.decode(payloads, known, block=self.block, batch=self.batch)
-            if self._codec.spec.yields is Yields.INPUT:
-                remote = self._project(remote)
+            values = self._stream.decode(payloads, known, block=self.block, batch=self.batch)
+            remote = (self._project(values) if self._codec.spec.yields is Yields.INPUT else values,)
         self.decode_s += time.perf_counter() - started
         self.query()
-        self._enter(stages[self.block].run(x, self._present(self._q), kv, remote))
+        self._enter(stages[self.block].run(x, self._present(self._q), kv, *remote))
         while not self.done and self._codec.spec.silent(self.block):
             self._silent()
 
     def _silent(self) -> None:
         """A block before which nobody sends anything."""
+        stages = self._own_stages()
         started = time.perf_counter()
-        remote = self._stream.foretold(block=self.block, batch=self.batch)
+        remote = self._stream.state(self.batch) if stages else self._stream.foretold(block=self.block, batch=self.batch)
         self.decode_s += time.perf_counter() - started
         self.query()
         x, q, kv = self._present(self._x), self._present(self._q), self._present(self._kv)
-        self._enter(self._model.attend[self.block].run(x, q, kv, remote))
+        self._enter((stages or self._model.attend)[self.block].run(x, q, kv, remote))
+
+    def _own_stages(self) -> tuple[Stage, ...]:
+        """Blocks that take indices as they travel; a stand-in for a codec has none."""
+        return self._model.own_attend(self._codec) if isinstance(self._codec, IndexedCodec) else ()
 
     def _enter(self, outputs: list[Array]) -> None:
         """The next block, with what the one before leaves."""
         self.block += 1
         self._q = None
         if self.block < self._model.plan.geometry.blocks:
-            self._x, self._h, self._kv = outputs
+            self._x, self._h, self._kv, *following = outputs
+            if following:
+                self._stream.keep(following[0].astype(np.float32, copy=False))
         else:
             self._x = self._h = self._kv = None
             self._cls = outputs[0].astype(np.float32, copy=False)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.arrays import F32
+from runtime.arrays import F32, Array
 from runtime.codec.base import Codec, Part, Payload
 from runtime.codec.indexed import IndexedCodec
 from runtime.errors import CodecError
@@ -45,6 +45,29 @@ class Stream:
         values, following = self._predicts.decode_after(parts, heard, block=block, batch=batch)
         self._heard, self._sizes = following, sizes
         return values
+
+    def heard(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> tuple[Array, ...]:
+        """What a block that the codec brings along takes of the others: indices, and the state where there is one.
+
+        Raises CodecError as `decode`. Such a block's next state is to be handed to `keep`.
+        """
+        assert isinstance(self.codec, IndexedCodec)
+        indices = self.codec.indices(parts, block=block, batch=batch)
+        if self._predicts is None:
+            return (indices,)
+        sizes = {origin: tokens for origin, (tokens, _) in zip(origins, parts, strict=True)}
+        self._heard, self._sizes = self._states(sizes) if block else None, sizes
+        return indices, self.state(batch)
+
+    def state(self, batch: int) -> F32:
+        """What was heard of the others so far, f32 [B, R, M]."""
+        if self._heard is not None:
+            return self._heard
+        return np.zeros((batch, sum(self._sizes.values()), self.codec.spec.state), dtype=np.float32)
+
+    def keep(self, following: F32) -> None:
+        """The state that a block leaves behind, f32 [B, R, M]."""
+        self._heard = following
 
     def foretold(self, *, block: int, batch: int) -> F32:
         """Keys and values of a silent block, of the boards that were heard last, in their order."""

@@ -59,7 +59,7 @@ class Rule:
         if not self.groups and not self.predictive:
             return transform.fit_transform(values, self.bits)
         if self.predictive and state is None:
-            state = blank(len(values), default_state(values.shape[1]))
+            state = blank(len(values), default_state(values.shape[1], self.bits))
         if not self.groups and state is not None:
             bits = speaking_bits(self.bits, self.every, block[1])[block[0]]
             return fit_predictive(values, state, bits=bits)
@@ -105,8 +105,8 @@ class _Shelf:
         names = (f"{self.name}.encode.{number}", f"{self.name}.decode.{number}")
         for graph in _graphs(fit, names, self.store, kv, block.kv):
             graph.write(folder)
-        if isinstance(fit, Transform) and self.source is not Source.INPUT:
-            whole = fit if kv is None else fit.projected(kv)
+        if not isinstance(fit, Codebook) and self.source is not Source.INPUT:
+            whole = fit.projected(kv) if isinstance(fit, Transform) and kv is not None else fit
             graph = component_attend_graph(f"{self.name}.", whole, weights, number, (network, self.store))
             graph.write(folder)
             self.attend.append(graph.file)

@@ -83,12 +83,12 @@ class Predictive:
         return values
 
 
-def default_state(width: int) -> int:
-    """M for keys and values of `width` = 2D: half of D (at D = 128 the whole history is hardly better), or 128.
+def default_state(width: int, bits: int) -> int:
+    """M for keys and values of `width` = 2D: 64, more where there are more bits per token and block, at most half of D.
 
-    A receiver multiplies M by 2D for every remote token and block; for a wide network that must stay below projecting.
+    At D = 128 the whole history is hardly better than 64 values of it; a wide network is charged for every one of them.
     """
-    return max(1, min(width // 4, 128))
+    return max(1, min(width // 4, max(64, bits)))
 
 
 def share_bits(bits: int, blocks: int) -> tuple[int, ...]:
@@ -158,9 +158,11 @@ def encode_graph(name: str, fit: Predictive, store: TensorFile, of: Affine) -> G
         constant = ahead @ codes.T - 0.5 * np.square(codes).sum(axis=1)
         scores = build.op("Add", _seen(build, fit, codes.T, of), build.weight("norms", constant.astype(np.float32)))
         build.op("Cast", build.op("ArgMax", scores, axis=-1, keepdims=1), to=6, output="indices")
-    _advance(build, fit)
+    advance(build, fit)
     values = Port(name="values", dtype="float32", shape=("B", "T", len(of.weight)))
-    return build.finish(name, [values, _state("T", fit)], [_indices("T", fit), _state("T", fit, "next")])
+    return build.finish(
+        name, [values, state_port("T", fit)], [indices_port("T", len(fit.bits)), state_port("T", fit, "next")]
+    )
 
 
 def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
@@ -173,11 +175,13 @@ def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
     if fit.inner is None:
         values = build.op("MatMul", "state", build.weight("out", np.ascontiguousarray(fit.prediction)))
         build.op("Add", values, build.weight("centre", fit.ahead), output="values")
-        return build.finish(name, [_state("R", fit)], [out])
-    following = _advance(build, fit)
+        return build.finish(name, [state_port("R", fit)], [out])
+    following = advance(build, fit)
     values = build.op("MatMul", following, build.weight("out", np.ascontiguousarray(fit.basis.T)))
     build.op("Add", values, build.weight("centre", fit.centre), output="values")
-    return build.finish(name, [_indices("R", fit), _state("R", fit)], [out, _state("R", fit, "next")])
+    return build.finish(
+        name, [indices_port("R", len(fit.bits)), state_port("R", fit)], [out, state_port("R", fit, "next")]
+    )
 
 
 def _seen(build: GraphBuilder, fit: Predictive, onto: F32, of: Affine) -> str:
@@ -187,22 +191,24 @@ def _seen(build: GraphBuilder, fit: Predictive, onto: F32, of: Affine) -> str:
     return build.op("Sub", own, known)
 
 
-def _advance(build: GraphBuilder, fit: Predictive) -> str:
+def advance(build: GraphBuilder, fit: Predictive) -> str:
     """ "state" and "indices" -> "next"."""
-    kept = build.op("MatMul", "state", build.weight("keep", np.ascontiguousarray(fit.prediction @ fit.basis)))
+    kept = build.op("MatMul", "state", build.codec_weight("keep", np.ascontiguousarray(fit.prediction @ fit.basis)))
     shift = (fit.ahead - fit.centre) @ fit.basis
     if isinstance(fit.inner, Transform):
         depth, count = max(fit.inner.bits), len(fit.inner.bits)
-        place = build.op("Add", "indices", build.weight("bases", (np.arange(count) << depth).astype(np.int32)))
-        components = build.op("Gather", build.weight("levels", levels_table(fit.inner)), place, axis=0)
+        place = build.op("Add", "indices", build.codec_weight("bases", (np.arange(count) << depth).astype(np.int32)))
+        components = build.op("Gather", build.codec_weight("levels", levels_table(fit.inner)), place, axis=0)
         added = build.op(
-            "MatMul", components, build.weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
+            "MatMul", components, build.codec_weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
         )
         shift = shift + fit.inner.offset @ fit.basis
     elif fit.inner is not None:
-        table = build.weight("table", np.ascontiguousarray(_codes(fit.inner) @ fit.basis))
+        table = build.codec_weight("table", np.ascontiguousarray(_codes(fit.inner) @ fit.basis))
         added = build.op("Squeeze", build.op("Gather", table, "indices", axis=0), build.ints(2))
-    return build.op("Add", build.op("Add", kept, added), build.weight("shift", shift.astype(np.float32)), output="next")
+    return build.op(
+        "Add", build.op("Add", kept, added), build.codec_weight("shift", shift.astype(np.float32)), output="next"
+    )
 
 
 def _codes(book: Codebook) -> F32:
@@ -213,9 +219,11 @@ def _codes(book: Codebook) -> F32:
     return codes
 
 
-def _indices(tokens: str, fit: Predictive) -> Port:
-    return Port(name="indices", dtype="int32", shape=("B", tokens, len(fit.bits)))
+def indices_port(tokens: str, count: int) -> Port:
+    """indices i32 [B, tokens, count]."""
+    return Port(name="indices", dtype="int32", shape=("B", tokens, count))
 
 
-def _state(tokens: str, fit: Predictive, name: str = "state") -> Port:
+def state_port(tokens: str, fit: Predictive, name: str = "state") -> Port:
+    """The state before a block, or the next one: f32 [B, tokens, M]."""
     return Port(name=name, dtype="float32", shape=("B", tokens, fit.state))

@@ -6,6 +6,8 @@ attention of ASTRA (arXiv 2505.19342v2) without recomputing remote projections. 
 Symbols: B batch, T own content tokens, R remote content tokens (may be 0), D width, C classes.
 """
 
+from collections.abc import Sequence
+
 from tools.export.graph import Graph, GraphBuilder, Port
 from tools.export.tensor_file import TensorFile
 from tools.export.weights import VitWeights
@@ -68,13 +70,23 @@ def _attend(weights: VitWeights, store: TensorFile, number: int) -> Graph:
     build, shape = GraphBuilder(store, weights.storage), weights.shape
     remote = Port(name="remote", dtype="float32", shape=("B", "R", 2 * shape.width))
     mixed = _attention(build, shape.heads, shape.width)
-    return attend_graph(build, weights, number, mixed=mixed, remote=remote)
+    return attend_graph(build, weights, number, mixed=mixed, remote=[remote])
 
 
 def attend_graph(
-    build: GraphBuilder, weights: VitWeights, number: int, *, mixed: str, remote: Port, prefix: str = ""
+    build: GraphBuilder,
+    weights: VitWeights,
+    number: int,
+    *,
+    mixed: str,
+    remote: Sequence[Port],
+    prefix: str = "",
+    kept: Sequence[Port] = (),
 ) -> Graph:
-    """A block from the attention's output `mixed` on, to the next block's entry; `remote` is what others sent."""
+    """A block from the attention's output `mixed` on, to the next block's entry.
+
+    `remote` is what is known of other boards' tokens; `kept` are outputs for the next block besides its entry.
+    """
     shape, block = weights.shape, weights.blocks[number]
     last = number + 1 == shape.blocks
     x = build.op("Slice", "x", build.ints(0), build.ints(1), build.ints(1)) if last else "x"
@@ -84,12 +96,12 @@ def attend_graph(
         Port(name="x", dtype="float32", shape=("B", "1+T", shape.width)),
         _query_port(shape.width, last=last),
         Port(name="kv", dtype="float32", shape=("B", "1+T", 2 * shape.width)),
-        remote,
+        *remote,
     ]
     name = f"{prefix}attend.{number}"
     if not last:
         _enter_block(build, weights, number + 1, x="x_next", h="h_next", kv="kv_next")
-        return build.finish(name, inputs, _entry_ports(shape.width, "x_next", "h_next", "kv_next"))
+        return build.finish(name, inputs, [*_entry_ports(shape.width, "x_next", "h_next", "kv_next"), *kept])
     flat = build.op("Squeeze", result, build.ints(1))
     build.layer_norm(flat, weights.norm, "norm", eps=shape.eps, output="cls")
     return build.finish(name, inputs, [Port(name="cls", dtype="float32", shape=("B", shape.width))])

@@ -6,7 +6,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from tools.export.predictive import share_bits, speaking_bits
+from tools.export.predictive import default_state, share_bits, speaking_bits
 from tools.finetune.noise import ResidualNoise
 from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form, Rate
@@ -141,7 +141,8 @@ def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
         if rate.predictive:
             share = 1 << share_bits(rate.bits, len(samples))[number] if rate.groups else 0
             bits = 0 if rate.groups else speaking_bits(rate.bits, rate.every, len(samples))[number]
-            codes = PredictiveCodes(values, state, bits=bits, codes=share, seed=number)
+            count = default_state(values.shape[1], rate.bits)
+            codes = PredictiveCodes(values, state, bits=bits, codes=share, count=count, seed=number)
             state = codes.refit(values, state)
             yield codes
         elif rate.form is Form.TRANSFORM:

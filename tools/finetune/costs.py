@@ -19,7 +19,8 @@ def cost(rate: Rate, width: int, components: int) -> Cost:
     """`width` is D; `components`: how many a transform sends."""
     source = width * (2 if rate.source is Source.KV else 1)
     if rate.predictive:
-        state, sent = default_state(source), 1 << rate.bits if rate.groups else components  # read off what LN1 leaves
+        state = default_state(source, rate.bits)
+        sent = 1 << rate.bits if rate.groups else components  # read off what LN1 leaves
         onward = state * state + (0 if rate.groups else components * state)  # codes of a codebook are looked up
         return Cost(encode=(width + state) * sent + onward, decode=onward + state * source)
     match rate.form, rate.source:

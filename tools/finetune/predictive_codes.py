@@ -7,7 +7,7 @@ Gradients of a transform pass through what is sent and through the state, whose 
 import torch
 from torch import Tensor, nn
 
-from tools.export.predictive import default_state, predict, summarise
+from tools.export.predictive import predict, summarise
 from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.vector_codes import VectorCodes
 
@@ -20,11 +20,11 @@ class PredictiveCodes(nn.Module):
     basis: Tensor  # [W, M]
     centre: Tensor  # [W]
 
-    def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, seed: int) -> None:
-        """Fitted to values [n, W] whose earlier codes left `state` [n, M]: transform of `bits`, `codes`, or silent."""
+    def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, count: int, seed: int) -> None:
+        """Fitted to values [n, W] after a `state` [n, `count`]: a transform of `bits`, a book of `codes`, or silent."""
         super().__init__()
         width, self.transforms = values.shape[1], codes == 0
-        self.count = default_state(width)
+        self.count = count
         for name, shape in (
             ("prediction", (self.count, width)),
             ("ahead", (width,)),

@@ -107,7 +107,7 @@ def _codec(rule: Rule, shape: VitShape, values: F32) -> Tuned:
 
 def _predictive(rule: Rule, shape: VitShape, values: F32) -> tuple[Predictive, ...]:
     """Blocks that foretell next to nothing of each other, as their weights are random; the work is the same."""
-    rng, width, state = np.random.default_rng(2), values.shape[1], default_state(values.shape[1])
+    rng, width, state = np.random.default_rng(2), values.shape[1], default_state(values.shape[1], rule.bits)
     fits: dict[int, Transform] = {}
     blocks = []
     for number, bits in enumerate(speaking_bits(rule.bits, rule.every, shape.blocks)):

@@ -141,7 +141,6 @@ REFUSALS = {
     "component of 17 bits": (change("codecs", 9, "bits", 0, 0, to=17), "bits"),
     "component of no bits": (change("codecs", 9, "bits", 0, 0, to=0), "bits"),
     "bits of too few blocks": (remove("codecs", 9, "bits", 0), "bits"),
-    "state beside blocks of its own": (change("codecs", 9, "state", to=8), "state"),
     "state of block inputs": (change("codecs", 8, "state", to=8), "state"),
     "state of no values": (change("codecs", 10, "state", to=0), "state"),
     "state of a codec without graphs": (change("codecs", 0, "state", to=8), "state"),

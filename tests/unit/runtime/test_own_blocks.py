@@ -26,15 +26,16 @@ def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int) -> np.n
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("cuts", [(), (5,), (2, 9)])
+@pytest.mark.parametrize("name", ["tc24", "ptc16", "pvq5", "ptc8x2"])
 def test_own_blocks_give_what_decoding_first_gives(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...], batch: int
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, name: str, cuts: tuple[int, ...], batch: int
 ) -> None:
-    codec = tiny.codec("tc24")
+    codec = tiny.codec(name)
     assert codec.spec.yields is Yields.KV
     assert len(tiny.own_attend(codec)) == tiny.plan.geometry.blocks
-    fused = classes(tiny, "tc24", cuts, batch)
+    fused = classes(tiny, name, cuts, batch)
     monkeypatch.setattr(Model, "own_attend", lambda *_: ())
-    np.testing.assert_allclose(fused, classes(tiny, "tc24", cuts, batch), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(fused, classes(tiny, name, cuts, batch), rtol=1e-4, atol=1e-4)
 
 
 def test_codecs_without_blocks_of_their_own_use_the_models(tiny: Model) -> None:

@@ -181,7 +181,7 @@ def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int
     state, known = None, np.zeros((len(values), 4), dtype=np.float32)
     for number in range(3):
         block = values + number * values.roll(1, dims=1)  # each block an affine function of the tokens, like K|V
-        made = PredictiveCodes(block, state, bits=bits, codes=codes, seed=number)
+        made = PredictiveCodes(block, state, bits=bits, codes=codes, count=4, seed=number)
         before, state = state, made.refit(block, state)
         fit = fit_predictive(block.numpy(), known, bits=bits, codes=codes, seed=number)
         known = fit.after(fit.nearest(block.numpy(), known), known)
@@ -192,9 +192,9 @@ def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int
 
 
 def test_gradients_reach_the_tokens_through_the_state(values: Tensor) -> None:
-    first = PredictiveCodes(values, None, bits=12, codes=0, seed=0)
+    first = PredictiveCodes(values, None, bits=12, codes=0, count=4, seed=0)
     state = first.refit(values, None)
-    second = PredictiveCodes(2 * values, state, bits=4, codes=0, seed=0)
+    second = PredictiveCodes(2 * values, state, bits=4, codes=0, count=4, seed=0)
     second.refit(2 * values, state)
     own = values[:5].clone().requires_grad_(True)
     _, left = first(own, None)
