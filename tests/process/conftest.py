@@ -17,7 +17,20 @@ from tools.export.weights import VitShape
 
 # 64 tokens and enough width that the float32 sums differ between splits; random weights, so nothing is smoothed away.
 SHAPE = VitShape(image=32, patch=4, width=64, blocks=3, heads=4, mlp=128, classes=10)
-CODECS = ("f32", "f16", "int8", "int4", "f32-input", "vq8x16", "vq8x16-normed", "astra-g4", "tc64")
+CODECS = (
+    "f32",
+    "f16",
+    "int8",
+    "int4",
+    "f32-input",
+    "vq8x16",
+    "vq8x16-normed",
+    "astra-g4",
+    "tc64",
+    "ptc32",
+    "pvq5",
+    "ptc32x2",
+)
 
 
 SHIPPED = Path(__file__).parents[2] / "models_onnx/vit-cifar10"

@@ -140,6 +140,16 @@ def test_every_codec_gives_what_its_shards_give_in_one_process(
         assert error > 1e-6  # a codec that changed nothing was not used
 
 
+@pytest.mark.parametrize("exchange", ["direct", "ring"])
+def test_silent_blocks_cost_no_round(ring_of_eight: LocalRing, pictures: list[bytes], exchange: str) -> None:
+    reports = [
+        ask(ring_of_eight, query(pictures[:1], boards=4, codec=codec, exchange=exchange), pictures[:1])[0]
+        for codec in ("ptc32", "ptc32x2")
+    ]
+    assert [report.rounds for report in reports] == [SHAPE.blocks, -(-SHAPE.blocks // 2)]
+    assert reports[1].wire_bytes < reports[0].wire_bytes  # as many bits, fewer headers
+
+
 def test_any_board_can_be_asked(
     ring_of_eight: LocalRing, pictures: list[bytes], undivided: npt.NDArray[np.float32]
 ) -> None:
