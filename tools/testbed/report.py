@@ -12,6 +12,8 @@ from tools.testbed.settings import ASTRA, OURS, PLANS, VOLTAGE
 TITLES = {
     "base": "ViT-Base/16, 197 tokens, boards of one speed (S = 8)",
     "eight": "ViT-Base/16, 197 tokens, eight boards (S = 16)",
+    "rounds": "One exchange for one, two (x2) and three blocks (x3) at the same bits, ViT-Base/16, 197 tokens (S = 8)",
+    "rounds-eight": "The same on eight boards (S = 16)",
     "unequal": "ViT-Base/16, 197 tokens, boards of speed 1:1:2:4, against the fastest alone",
     "alternatives": "Alternatives on four boards, ViT-Base/16, 197 tokens (S = 8), int8 weights throughout",
     "small": "ViT-Small, 257 tokens (S = 8)",
@@ -96,7 +98,7 @@ def round_table(rows: Sequence[Measured]) -> Iterator[str]:
     yield "| boards | codec | Mbit/s | round ms | compute | encode | decode | wait | rest |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        if row.plan in ("base", "eight") and row.boards > 1:
+        if row.plan in ("base", "eight", "rounds", "rounds-eight") and row.boards > 1:
             part = compare.shares(row)
             whole = row.median_ms
             figures = (part.compute_ms, part.encode_ms, part.decode_ms, part.wait_ms, part.rest_ms)

@@ -108,7 +108,7 @@ PLANS = {
     ),
     "small": Plan(slower=(8.0,) * 4, settings=_compared("vit-small-257", (2, 4), ("tc160",))),
     "long": Plan(slower=(8.0,) * 4, settings=_few("vit-base-1025-int8", "tc320")),
-    "shipped": Plan(slower=(8.0,) * 4, settings=_few("vit-cifar10", "tc53")),
+    "shipped": Plan(slower=(8.0,) * 4, settings=_few("vit-cifar10", "ptc53")),
     "boards": Plan(
         slower=(32.0,) * 16,
         settings=tuple(
