@@ -36,7 +36,9 @@ BOARDS = 4
 BLOCKS = VIT_BASE_16.blocks
 # Two blocks stand for twelve: the first is like all but the last, the last computes its class token only.
 SMALL = replace(VIT_BASE_16, blocks=2)
-CODECS = "f32,f16,int8,int4,tc53,tc128,tc256,vq8x256,vq16x256,vq8x256-normed,f32-input,astra-g1,astra-g16,astra-g32"
+CODECS = (
+    "f32,f16,int8,int4,tc53,ptc53,tc128,tc256,vq8x256,vq16x256,vq8x256-normed,f32-input,astra-g1,astra-g16,astra-g32"
+)
 SWEEP_BYTES = 96 << 20
 SHARE_LIMIT = 0.08  # encoding may take this much of a shard's block
 
