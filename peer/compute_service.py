@@ -28,6 +28,7 @@ from peer.worker import Worker
 from peer.zmq_transport import DataSockets, ZmqContext
 from runtime.errors import RuntimeFailure
 from runtime.memory import GiveBack, free_bytes, keep_freed
+from runtime.packed_rows import pack_rows
 
 _log = logging.getLogger(__name__)
 _ACCOUNT_S = 1.0
@@ -77,7 +78,7 @@ class Compute:
         spans = SpanLog()
         self._facts = setup.holdings.facts
         self._worker = Worker(self._models, lambda: self._usual, self._model_facts, spans=spans)
-        self._machine = Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits)
+        self._machine = Requests(view=setup.view, models=setup.holdings.facts, limits=setup.limits, pack=pack_rows)
         self._plane = DataPlane(
             sockets=sockets,
             machine=self._machine,

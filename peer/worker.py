@@ -21,13 +21,15 @@ from peer.protocol.events import (
 )
 from peer.protocol.span import SpanKind
 from peer.protocol.spans import SpanLog
-from peer.protocol.types import AttemptKey, FailureReason, InputKind, ModelFacts, ModelId, Timing
+from peer.protocol.types import MAX_BODY_BYTES, AttemptKey, FailureReason, InputKind, ModelFacts, ModelId, Timing
 from peer.speedometer import Speedometer
 from peer.starvation import Starvation
 from runtime.arrays import U8
 from runtime.errors import CodecError, RuntimeFailure
 from runtime.images import decode_rows
 from runtime.model import Model
+from runtime.packed_rows import unpack_rows
+from runtime.plan import Geometry
 from runtime.shard import Shard
 
 
@@ -193,7 +195,10 @@ class Worker:
             if errand.input_kind is InputKind.FILE:
                 rows = decode_rows(errand.body, model.plan.image, model.plan.geometry)[None]
             else:
-                rows = _shaped(errand.body, errand.batch, model.plan.geometry.row_bytes)
+                packed = errand.input_kind is InputKind.PACKED
+                rows = _rows_of(
+                    errand.body, model.plan.geometry, errand.batch, model.plan.geometry.tokens, packed=packed
+                )
             prepared_s = time.monotonic() - started
             logits = model.whole(rows)
         except RuntimeFailure as problem:
@@ -234,7 +239,8 @@ class Worker:
         mine = assign.shards[effect.me].tokens
         if assign.input_kind is InputKind.FILE:
             return decode_rows(assign.body, plan.image, plan.geometry)[None, mine.start : mine.stop]
-        return _shaped(assign.body, assign.batch, plan.geometry.row_bytes)
+        packed = assign.input_kind is InputKind.PACKED
+        return _rows_of(assign.body, plan.geometry, assign.batch, mine.count, packed=packed)
 
     def _encode(self, key: AttemptKey, work: _Work) -> Event:
         started = time.monotonic()
@@ -260,6 +266,16 @@ class Worker:
             except CodecError:
                 blamed.append(payload.origin)
         return tuple(blamed)
+
+
+def _rows_of(body: bytes, geometry: Geometry, batch: int, tokens: int, *, packed: bool) -> U8:
+    """uint8 [batch, tokens, row_bytes] of a board's part of the input. Raises CodecError."""
+    if not packed:
+        return _shaped(body, batch, geometry.row_bytes)
+    if batch * tokens * geometry.row_bytes > MAX_BODY_BYTES:  # they could not have come as they are
+        raise CodecError("input", f"packed patch rows of {batch} pictures are more than a message may hold")
+    rows = unpack_rows(body, row_bytes=geometry.row_bytes, rows=batch * tokens)
+    return rows.reshape(batch, tokens, geometry.row_bytes)
 
 
 def _shaped(body: bytes, batch: int, row_bytes: int) -> U8:

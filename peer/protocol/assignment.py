@@ -1,8 +1,12 @@
 """What the boards of one attempt are told: who holds which tokens, and each board's part of the input. No state."""
 
+from collections.abc import Callable
+
 from peer.protocol.events import Submission
 from peer.protocol.messages import Assign, Errand
 from peer.protocol.types import MAX_BODY_BYTES, Epoch, InputKind, ModelFacts, PeerId, Shard, TokenRange
+
+Pack = Callable[[bytes, int], bytes]  # (patch rows, bytes of one) -> the same in fewer bytes, without loss
 
 _LIMIT_MS = (1 << 32) - 1  # what a field of the message holds: 49 days
 
@@ -42,8 +46,12 @@ def assignments(
     round_s: float,
     degrade_s: float,
     now: float,
+    pack: Pack | None = None,
+    narrow: frozenset[PeerId] = frozenset(),
 ) -> list[Assign]:
     """One message per shard, in the order of the shards.
+
+    `pack`: for the input of boards with a `narrow` way to them.
 
     `round_s`: how long a round may take; `degrade_s`: with no more time left, codes that stay out are done without.
     """
@@ -51,7 +59,8 @@ def assignments(
     left_s = min(submission.deadline_at - now, _LIMIT_MS / 1000)
     messages = []
     for shard in shards:
-        kind, body = _input(submission, facts, shard, own=shard.peer == self_id)
+        own_pack = pack if shard.peer in narrow else None
+        kind, body = _input(submission, facts, shard, own=shard.peer == self_id, pack=own_pack)
         messages.append(
             Assign(
                 request=submission.request,
@@ -74,11 +83,18 @@ def assignments(
 
 
 def errand(
-    submission: Submission, facts: ModelFacts, *, asker: PeerId, attempt: int, epoch: Epoch, now: float
+    submission: Submission,
+    facts: ModelFacts,
+    *,
+    asker: PeerId,
+    attempt: int,
+    epoch: Epoch,
+    now: float,
+    pack: Pack | None = None,
 ) -> Errand:
-    """The message that hands the whole request to another board."""
+    """The message that hands the whole request to another board; `pack`: where the way to it is narrow."""
     everything = Shard(peer=asker, tokens=TokenRange(start=0, stop=facts.tokens))
-    kind, body = _input(submission, facts, everything, own=False)
+    kind, body = _input(submission, facts, everything, own=False, pack=pack)
     return Errand(
         request=submission.request,
         attempt=attempt,
@@ -96,11 +112,18 @@ def _milliseconds(seconds: float) -> int:
     return int(min(max(seconds, 0.0) * 1000, _LIMIT_MS))
 
 
-def _input(submission: Submission, facts: ModelFacts, shard: Shard, *, own: bool) -> tuple[InputKind, bytes]:
-    """The cheapest form of a board's part of the input: its patch rows, or the compressed file when smaller."""
+def _input(
+    submission: Submission, facts: ModelFacts, shard: Shard, *, own: bool, pack: Pack | None
+) -> tuple[InputKind, bytes]:
+    """The smallest form of a board's part of the input: its patch rows, packed or not, or the compressed file."""
     row, image = facts.row_bytes, facts.row_bytes * facts.tokens
     tokens, batch = shard.tokens, submission.batch
-    if submission.file is not None and len(submission.file) < tokens.count * row * batch and not own:
-        return InputKind.FILE, submission.file
     cuts = ((b * image + tokens.start * row, b * image + tokens.stop * row) for b in range(batch))
-    return InputKind.ROWS, b"".join(submission.rows[start:stop] for start, stop in cuts)
+    kind, body = InputKind.ROWS, b"".join(submission.rows[start:stop] for start, stop in cuts)
+    if own:
+        return kind, body
+    if pack is not None and len(packed := pack(body, row)) < len(body):
+        kind, body = InputKind.PACKED, packed
+    if submission.file is not None and len(submission.file) < len(body):
+        return InputKind.FILE, submission.file
+    return kind, body

@@ -30,7 +30,7 @@ from enum import Enum
 
 from peer.errors import Cancelled, DeadlineExceeded, Refused, RemoteStageError, RequestError
 from peer.protocol import ring
-from peer.protocol.assignment import assignments, errand, too_large
+from peer.protocol.assignment import Pack, assignments, errand, too_large
 from peer.protocol.course import Course, course, planned, wish_of
 from peer.protocol.effects import Answer, BoardReport, Deliver, Effect, RunHead, RunWhole, Send
 from peer.protocol.events import AnswerFailed, LogitsReady, Submission
@@ -69,7 +69,14 @@ class Coordinator:
     """State of one request on the board that was asked."""
 
     def __init__(
-        self, *, submission: Submission, facts: ModelFacts, patience: Patience, outlook: Outlook, now: float
+        self,
+        *,
+        submission: Submission,
+        facts: ModelFacts,
+        patience: Patience,
+        outlook: Outlook,
+        now: float,
+        pack: Pack | None = None,
     ) -> None:
         self.submission = submission
         self.phase = Phase.RUNNING
@@ -79,6 +86,7 @@ class Coordinator:
         self._patience = patience
         self._time = TimeLeft(submission, facts, patience)
         self._outlook = outlook
+        self._pack = pack
         self._course: Course | None = None
         self._undisturbed = True  # by other requests: what it takes is worth remembering
         self._predicted_s: float | None = None
@@ -343,7 +351,13 @@ class Coordinator:
         self._features, self._without, self._attempt_at = {}, set(), now
         self._gather_by = now + FIRST_ROUND_S + _ERRAND_LATE * (chosen.predicted_s or 0.0)
         message = errand(
-            self.submission, self._facts, asker=self._self_id, attempt=self._attempt, epoch=self._epoch, now=now
+            self.submission,
+            self._facts,
+            asker=self._self_id,
+            attempt=self._attempt,
+            epoch=self._epoch,
+            now=now,
+            pack=self._pack if self._outlook.narrow(view, helper) else None,
         )
         self._input_bytes += len(message.body)
         return [Send(to=helper, message=message)]
@@ -375,6 +389,8 @@ class Coordinator:
             round_s=self._time.round_s(self._attempt, now),
             degrade_s=self._time.degrade_s(now),
             now=now,
+            pack=self._pack,
+            narrow=frozenset(peer for peer in boards if self._outlook.narrow(view, peer)),
         )
         self._input_bytes += sum(len(m.body) for p, m in zip(boards, messages, strict=True) if p != self._self_id)
         # The others start first: their parts have a way to go.

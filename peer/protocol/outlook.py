@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from peer.protocol.experience import Case, Experience
-from peer.protocol.forecast import Forecast, Load, Party, mean_block_s, quoted_tokens
+from peer.protocol.forecast import NARROW, Forecast, Load, Party, mean_block_s, quoted_tokens
 from peer.protocol.planner import Choice, Key, Option, Way, choose, options, sequence
 from peer.protocol.types import Exchange, Member, ModelFacts, ModelId, PeerId, View
 
@@ -106,6 +106,11 @@ class Outlook:
             while len(self._known.ways) > _KEPT:
                 self._known.ways.popitem(last=False)
         return kept
+
+    def narrow(self, view: View, peer: PeerId) -> bool:
+        """Whether the way to a board is so slow that packing its part of the input pays."""
+        links = self._links()
+        return min(_rate(view.members[each], links.get(peer)) for each in (view.self_id, peer)) <= NARROW
 
     def choose(self, ways: Ways, at: Situation) -> Choice:
         """The option to take, and why. The next request of the kind changes ways only for a clear gain."""

@@ -13,6 +13,7 @@ from typing import assert_never
 
 from peer.errors import LocalProtocolError, NoSuchModel
 from peer.protocol.accounts import Load
+from peer.protocol.assignment import Pack
 from peer.protocol.coordinator import Coordinator
 from peer.protocol.coordinator import Phase as CoordinatorPhase
 from peer.protocol.early import EarlyCodes
@@ -82,8 +83,12 @@ class RequestLimits:
 class Requests:
     """The request machine of one board. Not thread-safe: one driver owns it."""
 
-    def __init__(self, *, view: View, models: Mapping[ModelId, ModelFacts], limits: RequestLimits) -> None:
+    def __init__(
+        self, *, view: View, models: Mapping[ModelId, ModelFacts], limits: RequestLimits, pack: Pack | None = None
+    ) -> None:
+        """`pack`: how patch rows are made smaller for boards behind narrow links; None: they are not."""
         self.view = view
+        self._pack = pack
         self.counters: Counter[str] = Counter()
         self._models = dict(models)
         self._limits = limits
@@ -258,7 +263,12 @@ class Requests:
                 other.disturbed()
             begin = partial(Coordinator.begin, view=self.view, bustle=self._bustle(now), now=now)
             self._coordinators[request] = Coordinator(
-                submission=submission, facts=facts, patience=self._patience, outlook=self._outlook, now=submitted_at
+                submission=submission,
+                facts=facts,
+                patience=self._patience,
+                outlook=self._outlook,
+                now=submitted_at,
+                pack=self._pack,
             )
             effects += self._coordinator(request, begin)
         return effects

@@ -58,6 +58,7 @@ class InputKind(IntEnum):
 
     ROWS = 0  # the uint8 patch rows of its shard, and nothing else
     FILE = 1  # the compressed image file, where that is smaller
+    PACKED = 2  # the rows, made smaller without loss, where the link is narrow
 
 
 class FailureReason(IntEnum):

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from peer.worker import Worker
 from runtime.arrays import U8
 from runtime.errors import PlanError
 from runtime.model import Model
+from runtime.packed_rows import pack_rows
 
 KEY = AttemptKey(request=RequestId(5), attempt=1)
 SPLIT = (0, 5, 11, 16)  # the tokens of three boards
@@ -211,3 +213,19 @@ def test_a_model_that_cannot_be_loaded_fails_the_request_and_not_the_board(rows:
     assert isinstance(worker.begin(begin(0, rows)), ComputeFailed)
     assert isinstance(worker.whole(RunWhole(request=KEY.request, model=MODEL, batch=1, rows=b"")), AnswerFailed)
     assert isinstance(worker.head(RunHead(request=KEY.request, model=MODEL, batch=1, features=(b"",))), AnswerFailed)
+
+
+def test_packed_rows_are_the_rows(worker: Worker, rows: U8) -> None:
+    plain = begin(1, rows)
+    packed = pack_rows(plain.assign.body, rows.shape[2])
+    event = worker.begin(replace(plain, assign=replace(plain.assign, input_kind=InputKind.PACKED, body=packed)))
+    assert isinstance(event, CodesReady)
+    assert event.body == first_codes(worker, rows)[1]
+
+
+def test_packed_rows_of_another_size_fail_the_attempt(worker: Worker, rows: U8) -> None:
+    plain = begin(1, rows)
+    for body in (b"", b"\xff" * 30, pack_rows(plain.assign.body[: rows.shape[2]], rows.shape[2])):
+        event = worker.begin(replace(plain, assign=replace(plain.assign, input_kind=InputKind.PACKED, body=body)))
+        assert isinstance(event, ComputeFailed)
+        assert "packed patch rows" in event.detail

@@ -274,7 +274,7 @@ def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
     for wrong in (shards, twice, gap, good + b"x"):
         with pytest.raises(BadFrame):
             wire.decode([_array([*fields[:10], wrong, *fields[11:]])])
-    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 2), (13, bytes(7)), (13, 0)):
+    for at, value in ((7, 2), (8, 0), (8, 65), (9, 2), (11, -1), (12, 3), (13, bytes(7)), (13, 0)):
         changed = [*fields[:10], good, *fields[11:]]
         changed[at] = value
         with pytest.raises(BadFrame):
