@@ -79,7 +79,7 @@ class DataPlane(threading.Thread):
     ) -> None:
         super().__init__(name="data-plane", daemon=True)
         self.counters: Counter[str] = Counter()
-        self.dispatched = 0  # events so far; may be read by other threads
+        self.dispatched = 0  # events and measured steps so far; may be read by other threads
         self.turns = 0  # of the loop, steps of measurements among them; may be read by other threads
         self.ledger = Ledger()
         self._sockets = sockets
@@ -177,6 +177,7 @@ class DataPlane(threading.Thread):
             return _IDLE_S
         pause_s = self._compute.idle(time.monotonic())
         self._measuring = pause_s <= 0
+        self.dispatched += self._measuring
         return pause_s
 
     def _receive(self) -> bool:

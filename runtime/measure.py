@@ -114,27 +114,28 @@ def measure_codec(model: Model, codec: Codec, clock: Timed = timed) -> Generator
 def _point(model: Model, codec: Codec, own: int, clock: Timed) -> Generator[None, None, PointTimes]:
     geometry = model.plan.geometry
     rows = np.zeros((1, own, geometry.row_bytes), dtype=np.uint8)
-    others, last = geometry.tokens - own, geometry.blocks - 1
+    others = geometry.tokens - own
+    speaking = [block for block in range(geometry.blocks) if not codec.spec.silent(block)]
+    final = speaking[-1]  # of the last round; silent blocks follow at once
     begin, query, attend, ends = [], [], [], []
     for _ in range(_PASSES):
         shard = Shard(model, codec)
         begin.append(clock(lambda: shard.embed(rows, 0)))  # noqa: B023 - run before the loop goes on
         yield
-        for _ in range(min(_BLOCKS, last)):
-            if shard.block >= last:
-                break
-            block = shard.block
+        for block in speaking[: min(_BLOCKS, len(speaking) - 1)]:
             query.append(clock(shard.query))
-            spent_s = _attend_s(model, codec, shard, _payload(codec, others, block), clock)
-            attend.append(spent_s / (shard.block - block))  # silent blocks follow at once
+            spent_s = query[-1] + _attend_s(model, codec, shard, _payload(codec, others, block), clock)
+            attend.append(max(spent_s / (shard.block - block) - query[-1], 0.0))
             yield
-        shard.block = last
+        shard.block = final
         spent_s = clock(shard.query)
-        ends.append(spent_s + _attend_s(model, codec, shard, _payload(codec, others, last), clock))
+        ends.append(spent_s + _attend_s(model, codec, shard, _payload(codec, others, final), clock))
         yield
-    # A model of one block has only a last one: that is what a block takes.
-    query_s, attend_s = (_typical(query), _typical(attend)) if query else (0.0, min(ends))
-    return PointTimes(tokens=own, begin_s=min(begin), query_s=query_s, attend_s=attend_s, last_s=min(ends))
+    follow = geometry.blocks - 1 - final
+    # A model of one round has only a last one: an equal part of it is what a block takes.
+    query_s, attend_s = (_typical(query), _typical(attend)) if query else (0.0, min(ends) / (1 + follow))
+    last_s = max(min(ends) - follow * (query_s + attend_s), 0.0)
+    return PointTimes(tokens=own, begin_s=min(begin), query_s=query_s, attend_s=attend_s, last_s=last_s)
 
 
 def _attend_s(model: Model, codec: Codec, shard: Shard, parts: list[tuple[int, bytes]], clock: Timed) -> float:

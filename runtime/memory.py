@@ -9,7 +9,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
-_ANY_SIZE = 1 << 30
+_ANY_SIZE, _OLD_LIMIT = 1 << 30, 4 * 1024 * 1024 * ctypes.sizeof(ctypes.c_long)
 
 _QUIET_S = 3.0  # after the last work: the next request of a busy board would only take it all again
 
@@ -32,16 +32,19 @@ class GiveBack:
 
 
 def keep_freed() -> None:
-    """From now on memory that is freed stays with this process, whatever its size, until `GiveBack` takes it away.
+    """From now on memory that is freed stays with this process, up to areas of 1 GiB, until `GiveBack` takes it away.
 
     glibc gives areas beyond 32 MiB back at once and takes them anew, page by page, at the next call: scores of 1024
     tokens are 50 MB, and a block spent 36 of 83 ms on that (`python -m tools.bench.fresh_pages`). One arena, as all of
     them would keep their own.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if adjust is not None:
-        for parameter, value in ((_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, _ANY_SIZE), (_M_MMAP_THRESHOLD, _ANY_SIZE)):
-            adjust(parameter, value)
+    if adjust is None:
+        return
+    # Until 2.34 glibc refuses more than 32 MiB. Any setting ends its own adjusting, which would be worse than nothing.
+    if adjust(_M_MMAP_THRESHOLD, _ANY_SIZE) or adjust(_M_MMAP_THRESHOLD, _OLD_LIMIT):
+        adjust(_M_TRIM_THRESHOLD, _ANY_SIZE)
+        adjust(_M_ARENA_MAX, 1)
 
 
 def _trim() -> None:

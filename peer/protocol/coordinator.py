@@ -255,8 +255,8 @@ class Coordinator:
         self._patience.stayed_out((self._shards[i].peer for i in self._without), now)
         single, exchanges = self._whole_on is not None, self._facts.codecs[wanted.codec].rounds
         if not single and not self._without:
-            rounds = max(_mean_round_s(report.timing, exchanges) for report in reports)
-            self._patience.learn(wanted.model, round_s=rounds, run_s=now - self._attempt_at)
+            block_s = max(_mean_block_s(report.timing, self._facts.blocks) for report in reports)
+            self._patience.learn(wanted.model, block_s=block_s, run_s=now - self._attempt_at)
         self._learn(reports, now)
         answer = Answer(
             logits=event.body,
@@ -456,6 +456,6 @@ def _busy_s(timing: Timing) -> float:
     return (timing.prepare_us + timing.compute_us + timing.encode_us + timing.decode_us) / 1e6
 
 
-def _mean_round_s(timing: Timing, rounds: int) -> float:
-    """One board's mean round, waiting included."""
-    return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / rounds
+def _mean_block_s(timing: Timing, blocks: int) -> float:
+    """One board's mean block, waiting included."""
+    return (timing.compute_us + timing.encode_us + timing.decode_us + timing.wait_us) / 1e6 / blocks

@@ -66,7 +66,8 @@ def mean_block_s(times: StageTimes, facts: ModelFacts, tokens: float) -> float:
     codec = times.codec(codec_index(facts, facts.default_codec))
     part = times.at(tokens)
     blocks_s = (facts.blocks - 1) * (part.query_s + part.attend_s) + part.last_s
-    return blocks_s / facts.blocks + (codec.encode.at(tokens) if codec else 0.0)
+    rounds = facts.codecs[facts.default_codec].rounds
+    return (blocks_s + (rounds * codec.encode.at(tokens) if codec else 0.0)) / facts.blocks
 
 
 def quoted_tokens(facts: ModelFacts) -> int:
@@ -144,8 +145,9 @@ def shared(parties: Sequence[Party], counts: Sequence[int], load: Load, exchange
 def _shares(parties: Sequence[Party], counts: Sequence[int], load: Load) -> list[_Share]:
     facts, batch = load.facts, load.batch
     codec_facts = facts.codecs[load.codec]
-    bits_mean = sum(codec_facts.bits_per_token) / codec_facts.rounds  # of a round
-    silent = facts.blocks / codec_facts.rounds - 1  # blocks that follow a round at once
+    rounds = codec_facts.rounds
+    bits_mean = sum(codec_facts.bits_per_token) / rounds
+    silent = facts.blocks / rounds - 1  # blocks that follow a round at once
     tokens = sum(counts)
     sizes = [count * batch * bits_mean / 8 for count in counts]
     shares = []
@@ -155,8 +157,7 @@ def _shares(parties: Sequence[Party], counts: Sequence[int], load: Load) -> list
         encode_s = codec.encode.at(own) * slower
         decode_s = codec.decode.at((tokens - count) * batch) * slower
         part = party.times.at(own)
-        query_s, attend_s = part.query_s * slower, part.attend_s * slower + decode_s
-        last_s = part.last_s * slower + decode_s
+        query_s, attend_s, last_s = part.query_s * slower, part.attend_s * slower, part.last_s * slower
         begin_s = part.begin_s * slower + encode_s
         following_s = silent * (query_s + attend_s)
         messages_s = (len(parties) - 1) * _MESSAGE_S
@@ -164,12 +165,16 @@ def _shares(parties: Sequence[Party], counts: Sequence[int], load: Load) -> list
             _Share(
                 begin_s=begin_s,
                 query_s=query_s + messages_s,
-                attend_s=attend_s + following_s + encode_s,
-                last_s=last_s + following_s,
+                attend_s=attend_s + following_s + decode_s + encode_s,
+                last_s=last_s + following_s + decode_s,
                 out_s=size / party.rate,
                 in_s=(sum(sizes) - size) / party.rate,
                 reach_s=party.reach_s,
-                busy_s=begin_s + (facts.blocks - 1) * (query_s + attend_s + encode_s) + last_s,
+                busy_s=begin_s
+                + (facts.blocks - 1) * (query_s + attend_s)
+                + last_s
+                + (rounds - 1) * encode_s
+                + rounds * decode_s,
             )
         )
     return shares

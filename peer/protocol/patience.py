@@ -21,7 +21,7 @@ LONGEST_ABSENCE_S = 60.0  # and longer each time, as two boards may not hear eac
 
 @dataclass(slots=True)
 class _Seen:
-    round_s: float
+    block_s: float
     run_s: float
 
 
@@ -54,14 +54,14 @@ class Patience:
         """Boards that a request which begins now had better not wait for."""
         return frozenset(peer for peer, absence in self._absences.items() if now < absence.until)
 
-    def learn(self, model: ModelId, *, round_s: float, run_s: float) -> None:
-        """One attempt went through: its slowest board's mean round, and how long the attempt took, in seconds."""
+    def learn(self, model: ModelId, *, block_s: float, run_s: float) -> None:
+        """One attempt went through: its slowest board's mean block, and how long the attempt took, in seconds."""
         seen = self._seen.get(model)
         if seen is None:
-            self._seen[model] = _Seen(round_s, run_s)
+            self._seen[model] = _Seen(block_s, run_s)
             return
         # Slowness is believed at once, speed only when it lasts.
-        seen.round_s = max(round_s, _MEMORY * seen.round_s)
+        seen.block_s = max(block_s, _MEMORY * seen.block_s)
         seen.run_s = max(run_s, _MEMORY * seen.run_s)
 
     def keep(self, models: frozenset[ModelId]) -> None:
@@ -69,9 +69,9 @@ class Patience:
         self._seen = {model: seen for model, seen in self._seen.items() if model in models}
 
     def round_s(self, model: ModelId) -> float:
-        """How long a board waits for the codes of a round, seconds."""
+        """How long a board waits for the codes of a round of one block, seconds."""
         seen = self._seen.get(model)
-        return FIRST_ROUND_S if seen is None else min(LONGEST_ROUND_S, max(SHORTEST_ROUND_S, _USUAL * seen.round_s))
+        return FIRST_ROUND_S if seen is None else min(LONGEST_ROUND_S, max(SHORTEST_ROUND_S, _USUAL * seen.block_s))
 
     def run_s(self, model: ModelId) -> float:
         """How long an attempt took of late, seconds; 0 when nothing is known."""

@@ -111,7 +111,8 @@ def cost_s(party: Party, tokens: float, load: Load) -> float:
     codec, own = codec_times(party.times, load), tokens * load.batch
     others = (load.facts.tokens - tokens) * load.batch
     part = party.times.at(own)
-    return (part.query_s + part.attend_s + codec.encode.at(own) + codec.decode.at(others)) * party.slower
+    rounds = load.facts.codecs[load.codec].rounds / load.facts.blocks
+    return (part.query_s + part.attend_s + rounds * (codec.encode.at(own) + codec.decode.at(others))) * party.slower
 
 
 def shares(members: Sequence[Party], load: Load, known: Mapping[PeerId, "_Curve"] | None = None) -> tuple[int, ...]:

@@ -37,8 +37,10 @@ class TimeLeft:
 
     def round_s(self, attempt: int, now: float) -> float:
         """How long a round of an attempt may take: who seems lost may only be slow, so each is more patient."""
+        # Silent blocks make a round longer.
+        blocks = self._facts.blocks / self._facts.codecs[self._submission.codec].rounds
         patience_s = self._patience.round_s(self._submission.model) * 2.0 ** (attempt - 1)
-        return min(LONGEST_ROUND_S, patience_s, _ROUND_OF_REST * (self._submission.deadline_at - now))
+        return min(blocks * LONGEST_ROUND_S, blocks * patience_s, _ROUND_OF_REST * (self._submission.deadline_at - now))
 
     def degrade_s(self, now: float) -> float:
         """With no more time left than this nothing that gives a whole answer would be in time, or none is wanted."""

@@ -98,9 +98,9 @@ def identity(plan: ModelPlan, codec: str) -> str:
     if spec is not None:
         own = f"{spec.encode[0].split('.encode.')[0]}." if spec.encode else ""
         graphs |= {*spec.encode, *spec.decode}
-        graphs |= {
-            file.name for file in plan.files if own and file.name.endswith(".bin") and own.startswith(file.name[:-4])
-        }
+        # Its own numbers; rates of one residual codebook share theirs under a name that is a part of each of theirs.
+        named = {file.name for file in plan.files if own and file.name.endswith(".bin")}
+        graphs |= {f"{own}bin"} & named or {name for name in named if own.startswith(name[:-4])}
     digest = hashlib.sha256()
     for file in plan.files:
         if file.name in graphs:

@@ -162,6 +162,8 @@ def codec_costs(folder: Path, plan: ModelPlan, boards: int = 4) -> dict[str, dic
         if codec.yields is Yields.INPUT:
             files["project"] = "project.0.onnx"
         costs[codec.name] = {part: count_macs(folder / file, sizes) / block for part, file in files.items()}
+        if codec.encode:  # silent blocks encode nothing
+            costs[codec.name]["encode"] *= len(codec.encode) / plan.geometry.blocks
     return costs
 
 

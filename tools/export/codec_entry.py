@@ -28,7 +28,7 @@ class CodecEntry:
     groups: int | None = None  # codebook: sub-vectors per token
     codes: int | None = None  # codebook: entries of each
     bits: tuple[tuple[int, ...], ...] | None = None  # transform: per block, per component
-    encode: tuple[str, ...] | None = None  # graph files, one per block
+    encode: tuple[str, ...] | None = None  # graph files, one per block that is not silent
     decode: tuple[str, ...] | None = None
     attend: tuple[str, ...] | None = None  # transform of K|V: blocks that take its indices as they are
     state: int | None = None  # values per token that predictive graphs pass on from block to block

@@ -23,14 +23,21 @@ from tools.export.codebook_fit import fit_codebook
 from tools.export.codec_entry import UNFITTED, CodecEntry, Source, plain_codec
 from tools.export.component_attention import component_attend_graph
 from tools.export.graph import Graph
-from tools.export.predictive import MOST_BOOK, Predictive, default_state, fit_predictive, share_bits, speaking_bits
+from tools.export.predictive import (
+    MOST_BITS,
+    MOST_BOOK,
+    Predictive,
+    default_state,
+    fit_predictive,
+    share_bits,
+    speaking_bits,
+)
 from tools.export.tensor_file import TensorFile
 from tools.export.transform import Transform
 from tools.export.weights import F32, Affine, VitWeights
 
 ASTRA_CODES = 1024
 MOST_CODES = 65_536
-MOST_BITS = 4096  # of a predictive transform
 _SUFFIXES = {None: Source.KV, "-normed": Source.NORMED, "-input": Source.INPUT}
 _CHECKED_VECTORS = 4000
 
@@ -174,7 +181,7 @@ def parse_name(name: str) -> Rule:
                 return Rule(name=name, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
         f"{name} is no codec: f32 f16 int8 int4 (all -input) tcBITS vqGxK oqGxK rqGxKxS (all -normed, -input) "
-        "ptcBITS pvqBITS astra-gG"
+        "ptcBITS[xE] pvqBITS astra-gG"
     )
 
 

@@ -28,6 +28,7 @@ from tools.export.transform import Transform, fit_transform, levels_table
 from tools.export.weights import F32, Affine
 
 I32 = npt.NDArray[np.int32]
+MOST_BITS = 4096  # of a transform, on average over the blocks
 MOST_BOOK = 14  # bits of a codebook, on average over the blocks
 _RIDGE = 1e-6  # of the state's mean square: components that hardly vary shall not get huge weights
 

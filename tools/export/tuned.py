@@ -10,7 +10,7 @@ NAME.b.FIELD. W is the width of what the source (kv, input, normed) sends:
   [N, 2^max(bits) - 1] on the components (default: halfway between levels) and offset [W] (default: mean).
 - kind predictive-transform or predictive-codebook (source kv; `tools.export.predictive`): the tensors of the transform
   or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W]. A silent block of a
-  transform has these four only.
+  transform, which the first cannot be, has these four only; a codebook has a power of two of codes.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,6 +67,8 @@ def _read(entry: object, stored: Mapping[str, Tensor], shape: VitShape) -> list[
         blocks = tuple(parse(_Block(stored, name, number), width) for number in range(shape.blocks))
         if source is not Source.KV and any(isinstance(block, Predictive) for block in blocks):
             raise ValueError(f"{name} predicts, and does not code keys and values")
+        for number, block in enumerate(blocks):
+            _check_predictive(block, f"{name}.{number}", shape, first=number == 0)
     except (KeyError, ValueError) as exc:
         raise BadInput(f"codecs.safetensors: {exc.args[0]}", _AGAIN) from exc
     if len({_form(block) for block in blocks}) != 1:
@@ -171,6 +173,16 @@ def _predictive_codebook(block: _Block, width: int) -> Predictive:
     if book.rotation is not None or book.codes.shape[:2] != (1, 1) or book.codes.shape[2].bit_count() != 1:
         raise ValueError("a predictive codebook has one group and one stage, no rotation, and a power of two of codes")
     return _predictive(block, width, book)
+
+
+def _check_predictive(fit: Fit, where: str, shape: VitShape, *, first: bool) -> None:
+    """What the runtime would refuse."""
+    if not isinstance(fit, Predictive):
+        return
+    if first and fit.inner is None:
+        raise ValueError(f"{where} is silent: the first block cannot be")
+    if fit.state > 2 * shape.width or len(fit.bits) > shape.width:
+        raise ValueError(f"{where} has more state than keys and values, or more components than a token has values")
 
 
 _KINDS: dict[str, Callable[[_Block, int], Fit]] = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tools.export.codec_entry import Source
+from tools.export.predictive import MOST_BITS, MOST_BOOK
 
 ASTRA_CODES = 1024
 
@@ -58,10 +59,10 @@ def parse_rate(name: str) -> Rate:
     """Raises ValueError for a name that is no codec to be fine-tuned."""
     if found := re.fullmatch(r"astra-g(\d+)", name):
         return Rate(name=name, form=Form.CODEBOOK, source=Source.INPUT, groups=int(found[1]), codes=ASTRA_CODES)
-    if found := re.fullmatch(r"ptc(\d+)(?:x(\d+))?", name):
+    if (found := re.fullmatch(r"ptc(\d+)(?:x([1-9]))?", name)) and 1 <= int(found[1]) <= MOST_BITS:
         every = int(found[2] or 1)
         return Rate(name=name, form=Form.TRANSFORM, source=Source.KV, bits=int(found[1]), predictive=True, every=every)
-    if found := re.fullmatch(r"pvq(\d+)", name):
+    if (found := re.fullmatch(r"pvq(\d+)", name)) and 2 <= int(found[1]) <= MOST_BOOK:
         return Rate(name=name, form=Form.CODEBOOK, source=Source.KV, groups=1, bits=int(found[1]), predictive=True)
     found = _PATTERN.fullmatch(name)
     numbers = [int(found[index]) for index in (2, 3, 4) if found[index]] if found else []
@@ -78,5 +79,5 @@ def parse_rate(name: str) -> Rate:
         case "rq", [groups, codes, stages]:
             return Rate(name=name, form=Form.CODEBOOK, source=source, groups=groups, codes=codes, stages=stages)
     raise ValueError(
-        f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), ptcBITS pvqBITS astra-gG"
+        f"{name} is no codec to fine-tune: tcBITS vqGxK oqGxK rqGxKxS fsNxB (-normed), ptcBITS[xE] pvqBITS astra-gG"
     )

@@ -91,6 +91,8 @@ def make(name: str, out: Path, codecs: tuple[str, ...]) -> Path:
 def _codec(rule: Rule, shape: VitShape, values: F32) -> Tuned:
     """Blocks that differ only in where their numbers stand: each has weights of its own to stream."""
     blocks: list[Fit] = []
+    if rule.predictive and rule.groups:
+        raise ValueError(f"{rule.name}: predictive codebooks are not made up for timing")
     if rule.predictive:
         return Tuned(
             name=rule.name, source=rule.source, blocks=_predictive(rule, shape, values), data=f"{rule.name}.bin"

@@ -331,7 +331,7 @@ def test_where_another_run_would_come_too_late_the_asked_board_alone_comes_befor
     known = replace(VIEW, members={**VIEW.members, peer(0): replace(VIEW.members[peer(0)], speed=speed)})
     patience = Patience()
     if run_s is not None:
-        patience.learn(FACTS.model, round_s=1.0, run_s=run_s)
+        patience.learn(FACTS.model, block_s=1.0, run_s=run_s)
     machine, effects = started(submission(), known, patience=patience)
     allowed_s = {message.degrade_ms / 1000 for message in assigned(effects).values()}
     assert allowed_s == {min(1.5 * (run_s or 0.0), 3 * alone_s if alone_s else math.inf)}

@@ -18,23 +18,23 @@ def test_an_unknown_model_gets_the_usual_patience_and_no_guess_at_a_rerun() -> N
 
 def test_a_round_may_take_many_times_what_it_usually_does() -> None:
     patience = Patience()
-    patience.learn(ONE, round_s=0.3, run_s=4.0)
+    patience.learn(ONE, block_s=0.3, run_s=4.0)
     assert patience.round_s(ONE) == 3.0
     assert patience.rerun_s(ONE) == 6.0
     assert patience.round_s(OTHER) == FIRST_ROUND_S
-    patience.learn(OTHER, round_s=0.001, run_s=0.01)
+    patience.learn(OTHER, block_s=0.001, run_s=0.01)
     assert patience.round_s(OTHER) == SHORTEST_ROUND_S
-    patience.learn(OTHER, round_s=60.0, run_s=700.0)
+    patience.learn(OTHER, block_s=60.0, run_s=700.0)
     assert patience.round_s(OTHER) == LONGEST_ROUND_S
 
 
 def test_slowness_is_believed_at_once_and_forgotten_slowly() -> None:
     patience = Patience()
-    for round_s in (0.1, 0.5, 0.1):
-        patience.learn(ONE, round_s=round_s, run_s=1.0)
+    for block_s in (0.1, 0.5, 0.1):
+        patience.learn(ONE, block_s=block_s, run_s=1.0)
     assert 2.0 < patience.round_s(ONE) < 5.0
     for _ in range(20):
-        patience.learn(ONE, round_s=0.1, run_s=1.0)
+        patience.learn(ONE, block_s=0.1, run_s=1.0)
     assert patience.round_s(ONE) == 1.0
     patience.keep(frozenset({OTHER}))
     assert patience.round_s(ONE) == FIRST_ROUND_S
