@@ -104,7 +104,7 @@ def test_the_trained_model_that_ships_answers_alike_on_any_number_of_boards(
     (expected,) = session.run(None, {"rows": patch_rows(pictures)})
     asked = query(pictures, model=SHIPPED.name, boards=boards, codec="f32", shares=UNEVEN[boards])
     assert np.abs(logits(ask(ring_of_eight, asked, pictures)) - expected).max() <= 1e-4
-    assert len(set(np.argmax(expected, axis=1))) > 1
+    assert np.ptp(expected, axis=0).max() > 0.5  # logits that are all alike would agree with anything
 
 
 def emulated(model: Model, codec: str, rows: npt.NDArray[np.uint8], boards: int) -> npt.NDArray[np.float32]:
