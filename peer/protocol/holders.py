@@ -16,9 +16,14 @@ def holding(view: View, model: ModelId) -> list[Member]:
 
 
 def most_held(view: View) -> ModelId | None:
-    """The model that most other boards hold; of several, the one whose id is the smallest. None when none is held."""
-    votes = Counter(model for member in view.alive() if member.peer != view.self_id for model in member.models)
-    return min(votes, key=lambda model: (-votes[model], model), default=None)
+    """The model that most other boards hold; of several, the one that most of them run by default, as far as they have
+    said so, and then the one whose id is the smallest. None when none is held.
+    """
+    others = [member for member in view.alive() if member.peer != view.self_id]
+    votes = Counter(model for member in others for model in member.models)
+    # A board measures its default model first.
+    usual = Counter(member.profile.models[0].model for member in others if member.profile and member.profile.models)
+    return min(votes, key=lambda model: (-votes[model], -usual[model], model), default=None)
 
 
 @dataclass(slots=True)

@@ -88,7 +88,6 @@ class Requests:
     ) -> None:
         """`pack`: how patch rows are made smaller for boards behind narrow links; None: they are not."""
         self.view = view
-        self._pack = pack
         self.counters: Counter[str] = Counter()
         self._models = dict(models)
         self._limits = limits
@@ -96,6 +95,7 @@ class Requests:
         self.experience = Experience()
         self.soundings = Soundings(limits.sound_every_s)
         self._outlook = Outlook(self.experience, lambda: self.soundings.links)
+        self._coordinate = partial(Coordinator, patience=self._patience, outlook=self._outlook, pack=pack)
         self._errands = Errands()
         self._coordinators: dict[RequestId, Coordinator] = {}
         self._waiting = WaitingRoom(limit_bytes=limits.waiting_bytes)
@@ -262,14 +262,7 @@ class Requests:
             for other in self._coordinators.values():
                 other.disturbed()
             begin = partial(Coordinator.begin, view=self.view, bustle=self._bustle(now), now=now)
-            self._coordinators[request] = Coordinator(
-                submission=submission,
-                facts=facts,
-                patience=self._patience,
-                outlook=self._outlook,
-                now=submitted_at,
-                pack=self._pack,
-            )
+            self._coordinators[request] = self._coordinate(submission=submission, facts=facts, now=submitted_at)
             effects += self._coordinator(request, begin)
         return effects
 

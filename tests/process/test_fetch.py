@@ -1,5 +1,7 @@
 """A board that comes without a model: it gets the ring's by itself, whatever happens on the way, and takes a share."""
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,8 +90,17 @@ def peerctl(board: OneMore, *arguments: object) -> "subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S, cwd=ROOT)
 
 
+@functools.cache
+def only_one_model() -> Path:
+    """A folder with the model alone: of several that all hold, which comes first is not this module's subject."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenring-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(FOLDER, folder / MODEL)
+    return folder
+
+
 def boards(count: int, models: Path | None = None) -> LocalBoards:
-    return LocalBoards(count=count, threads=1, model=MODEL, models=models)
+    return LocalBoards(count=count, threads=1, model=MODEL, models=models or only_one_model())
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from peer.protocol.fetch_events import (
 from peer.protocol.fetch_parts import FetchPace, Phase
 from peer.protocol.fetching import Fetching
 from peer.protocol.holders import most_held
+from peer.protocol.profile import BoardProfile, StageTimes
 from peer.protocol.serving import Serving, ServingPace
 from peer.protocol.types import Endpoint, Incarnation, Member, ModelId, PeerId, Status, View
 
@@ -282,6 +283,13 @@ def test_the_rings_model_is_what_most_boards_hold() -> None:
     assert most_held(view(member(A, MODEL), member(B, OTHER), member(C, OTHER))) == OTHER
     assert most_held(view(member(A, MODEL), member(B, OTHER))) == min(MODEL, OTHER)
     assert most_held(view(member(A, MODEL, status=Status.DEAD))) is None
+
+
+def test_of_models_that_all_hold_the_usual_one_is_taken() -> None:
+    both = (MODEL, OTHER)
+    for usual in both:
+        told = BoardProfile(models=(StageTimes(model=usual, points=(), whole_s=1.0, head_s=0.0, codecs=()),))
+        assert most_held(view(replace(member(A, *both), profile=told), member(B, *both))) == usual
 
 
 def question(peer: PeerId, number: int) -> FetchRequest:
