@@ -158,12 +158,12 @@ def codec_costs(folder: Path, plan: ModelPlan, boards: int = 4) -> dict[str, dic
     block = sum(count_macs(folder / f"{name}.0.onnx", sizes) for name in ("query", "attend"))
     costs: dict[str, dict[str, float]] = {}
     for codec in plan.codecs:
-        files = {"encode": codec.encode[0], "decode": codec.decode[0]} if codec.encode else {}
+        files = {"encode": codec.encode, "decode": codec.decode} if codec.encode else {}
         if codec.yields is Yields.INPUT:
-            files["project"] = "project.0.onnx"
-        costs[codec.name] = {part: count_macs(folder / file, sizes) / block for part, file in files.items()}
-        if codec.encode:  # silent blocks encode nothing
-            costs[codec.name]["encode"] *= len(codec.encode) / plan.geometry.blocks
+            files["project"] = tuple(f"project.{number}.onnx" for number in range(plan.geometry.blocks))
+        work = {part: sum(count_macs(folder / file, sizes) for file in names) for part, names in files.items()}
+        # Mean over the blocks: silent ones encode nothing, and codebooks need not be of one size.
+        costs[codec.name] = {part: macs / plan.geometry.blocks / block for part, macs in work.items()}
     return costs
 
 
