@@ -1,8 +1,8 @@
 """Patch rows made smaller without loss, for the way to a board behind a narrow link.
 
 Each pixel less the one to its left (in the first column, above it), green taken from red and blue first, then Huffman
-coded (RFC 1951, no matches: photographs have none worth the search). Photographs shrink to 0.4 to 0.6 of their size at
-some 200 MB/s each way on an x86 core; a file of the size of the crop would not be exact.
+coded (RFC 1951, no matches: photographs have none worth the search). A lossy file of the crop would be smaller,
+and not exact.
 """
 
 import math

@@ -29,13 +29,12 @@ from peer.errors import (
     RequestError,
 )
 from peer.protocol import ring
-from peer.protocol.assignment import assignments
 from peer.protocol.coordinator import MAX_ATTEMPTS, Coordinator, Phase
 from peer.protocol.effects import Answer, Deliver, Effect, RunHead, Send
 from peer.protocol.events import AnswerFailed, LogitsReady, Mode, Submission
 from peer.protocol.experience import Experience
 from peer.protocol.messages import Assign
-from peer.protocol.outlook import Bustle, Link, Outlook
+from peer.protocol.outlook import Bustle, Outlook
 from peer.protocol.patience import FIRST_ROUND_S, Patience
 from peer.protocol.types import Epoch, Exchange, FailureReason, InputKind, PeerId, Status, Timing, View
 
@@ -473,32 +472,3 @@ def test_the_gather_timer_counts_from_the_own_class_token() -> None:
     assert machine.deadline() == 2.0 + FIRST_ROUND_S
     assert assigned(machine.timer(VIEW, 2.0 + FIRST_ROUND_S)).keys() == {peer(0), peer(1)}
     assert machine.deadline() == RESCUE_AT
-
-
-def test_rows_are_packed_for_boards_behind_a_narrow_link() -> None:
-    def pack(rows: bytes, row_bytes: int) -> bytes:
-        assert row_bytes == ROW_BYTES
-        return rows[:7] if rows[0] % 2 == 0 else rows + b"longer"
-
-    asked = submission(boards=3)
-    shards = assigned(started(asked)[1])[peer(0)].shards
-    common = {"self_id": peer(0), "attempt": 1, "epoch": Epoch(1), "round_s": 1.0, "degrade_s": 0.0, "now": 0.0}
-    plain = assignments(asked, FACTS, shards, **common)  # type: ignore[arg-type]
-    every = frozenset(map(peer, range(3)))
-    for narrow, file in ((every, None), (frozenset({peer(2)}), None), (every, b"tiny")):
-        sent = assignments(replace(asked, file=file), FACTS, shards, **common, pack=pack, narrow=narrow)  # type: ignore[arg-type]
-        assert (sent[0].input_kind, sent[0].body) == (InputKind.ROWS, plain[0].body)  # nothing travels
-        for number in (1, 2):
-            smaller = peer(number) in narrow and plain[number].body[0] % 2 == 0
-            wanted = (InputKind.PACKED, plain[number].body[:7]) if smaller else (InputKind.ROWS, plain[number].body)
-            assert (sent[number].input_kind, sent[number].body) == (wanted if file is None else (InputKind.FILE, file))
-
-
-def test_a_link_is_narrow_below_30_mbit_s() -> None:
-    links: dict[PeerId, Link] = {}
-    outlook = Outlook(Experience(), lambda: links)
-    known = view(3)
-    assert not outlook.narrow(known, peer(1))  # not measured: 100 Mbit/s are assumed
-    links[peer(1)], links[peer(2)] = Link(rtt_s=0.001, rate=1.25e6), Link(rtt_s=0.001, rate=1.25e7)
-    assert outlook.narrow(known, peer(1))
-    assert not outlook.narrow(known, peer(2))

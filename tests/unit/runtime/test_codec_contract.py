@@ -10,22 +10,8 @@ from runtime.codec.base import Codec, Part
 from runtime.errors import CodecError
 from runtime.model import Model
 from runtime.plan import Source, Yields
+from tests.conftest import CODECS
 
-CODECS = (
-    "f32",
-    "f16",
-    "int8",
-    "int4",
-    "f32-input",
-    "vq4x16",
-    "vq8x20",
-    "vq8x16-normed",
-    "astra-g4",
-    "tc24",
-    "ptc16",
-    "pvq5",
-    "ptc8x2",
-)
 relaxed = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
