@@ -12,7 +12,7 @@ _KEYS = {
     CodecKind.CODEBOOK: _BASE | {"groups", "codes", "encode", "decode"},
     CodecKind.TRANSFORM: _BASE | {"bits", "encode", "decode"},
 }
-_OPTIONAL = {CodecKind.CODEBOOK: ("state",), CodecKind.TRANSFORM: ("attend", "state")}
+_OPTIONAL = {CodecKind.CODEBOOK: ("state", "absent"), CodecKind.TRANSFORM: ("attend", "state", "absent")}
 _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 
 
@@ -31,6 +31,8 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         refuse(table.at("attend"), "only codes of keys and values can be attended to")
     if remembers and yields is not Yields.KV:
         refuse(table.at("state"), "only codes that are decoded to keys and values can pass on a state")
+    if "absent" in optional and not remembers:
+        refuse(table.at("absent"), "only codes that pass on a state can foretell what stays out")
     bits = _bits(table, width, geometry.blocks, least=0 if remembers else 1) if kind is CodecKind.TRANSFORM else ()
     if bits and not bits[0]:
         refuse(table.at("bits"), "the first block cannot be silent")
@@ -50,6 +52,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         decode=_graphs(table, "decode", geometry.blocks) if kind in _GRAPHS else (),
         attend=_graphs(table, "attend", geometry.blocks) if attends else (),
         state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
+        absent="absent" in optional and table.flag("absent"),
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),
     )
 

@@ -70,6 +70,13 @@ class Table:
         """A whole number within [low, high]."""
         return integer(self._value[key], self.at(key), low, high)
 
+    def flag(self, key: str) -> bool:
+        """true or false."""
+        found = self._value[key]
+        if type(found) is not bool:
+            refuse(self.at(key), "true or false is expected")
+        return found
+
     def number(self, key: str, low: float, high: float) -> float:
         """A finite number within [low, high]."""
         return number(self._value[key], self.at(key), low, high)

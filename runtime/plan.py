@@ -100,6 +100,7 @@ class CodecSpec:
     decode: tuple[str, ...] = ()
     attend: tuple[str, ...] = ()  # transform that yields kv, optional: blocks that take its indices instead of K and V
     state: int = 0  # values per token that its graphs pass on from block to block; 0: every block is coded on its own
+    absent: bool = False  # with a state: its graphs take an index that no bits can hold for codes that stayed out
     error: ErrorBound
 
     def index_bits(self, block: int) -> tuple[int, ...]:
@@ -107,6 +108,10 @@ class CodecSpec:
         if self.kind is CodecKind.CODEBOOK:
             return (max(1, (self.codes - 1).bit_length()),) * self.groups
         return self.bits[block] if self.kind is CodecKind.TRANSFORM else ()
+
+    def absent_index(self, block: int) -> int:
+        """What stands in every place for codes of `block` that stayed out."""
+        return 1 << max(self.index_bits(block), default=0)
 
     def silent(self, block: int) -> bool:
         """Whether nobody sends anything before `block`: what was sent before foretells its keys and values."""

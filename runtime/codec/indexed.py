@@ -63,10 +63,13 @@ class IndexedCodec:
         return self.decode_after(parts, None, block=block, batch=batch)[0]
 
     def decode_after(
-        self, parts: Sequence[Part], state: F32 | None, *, block: int, batch: int
+        self, parts: Sequence[Part], state: F32 | None, *, block: int, batch: int, absent: int = 0
     ) -> tuple[F32, F32 | None]:
-        """Values and the next block's state; `state` f32 [B, R, M] is what the block before left, None: nothing."""
-        indices = self.indices(parts, block=block, batch=batch)
+        """Values and the next block's state; `state` f32 [B, R, M] is what the block before left, None: nothing.
+
+        `absent`: the last so many of the R tokens, whose codes stayed out.
+        """
+        indices = self.indices(parts, block=block, batch=batch, absent=absent)
         tokens = indices.shape[1]
         if self.spec.silent(block):
             return self.foretell(state, tokens, block=block, batch=batch), state
@@ -88,8 +91,18 @@ class IndexedCodec:
             return ()
         return (np.zeros((batch, tokens, self.spec.state), dtype=np.float32) if state is None else state,)
 
-    def indices(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
-        """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError."""
+    def indices(self, parts: Sequence[Part], *, block: int, batch: int, absent: int = 0) -> I32:
+        """Payloads of other boards -> i32 [B, R, N], their tokens in the order given. Raises CodecError.
+
+        `absent`: so many tokens more, whose codes stayed out.
+        """
+        heard = self._heard(parts, block=block, batch=batch)
+        if not absent:
+            return heard
+        gone = np.full((batch, absent, heard.shape[2]), self.spec.absent_index(block), dtype=np.int32)
+        return np.concatenate([heard, gone], axis=1)
+
+    def _heard(self, parts: Sequence[Part], *, block: int, batch: int) -> I32:
         streams = [
             (opened(self.spec, payload, block=block, batch=batch, tokens=tokens), batch * tokens)
             for tokens, payload in parts

@@ -2,8 +2,8 @@
 
 Most codecs code every block on its own. One that predicts sends only what its codes of the blocks before do not
 foretell of a token, so sender and receivers carry along what those codes said, as a short vector per token (DPCM over
-depth; ASTRA, arXiv 2505.19342, codes every block anew). A board whose codes stayed out once has no such vector any more
-and stays out.
+depth; ASTRA, arXiv 2505.19342, codes every block anew). When a board is lost, that vector goes on as foretold, and
+with it the keys and values of its tokens, if the codec can (`CodecSpec.absent`). It cannot come back: it knows better.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ class Stream:
         self._own: F32 | None = None  # [B, T, M] of own tokens
         self._heard: F32 | None = None  # [B, R, M] of the tokens of `_sizes`, in its order
         self._sizes: dict[int, int] = {}  # content tokens of each board by its number
+        self._lost: set[int] = set()  # of these, those whose codes stayed out
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec.encode`."""
@@ -36,14 +37,16 @@ class Stream:
     def decode(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> F32:
         """See `Codec.decode`; `origins` are the numbers of the boards that sent the parts.
 
+        Behind their tokens come those of boards that were heard before, as foretold, if the codec can.
         Raises CodecError, and then leaves the stream as it was; also for a board not heard in the block before.
         """
         if self._predicts is None:
             return self.codec.decode(parts, block=block, batch=batch)
-        sizes = {origin: tokens for origin, (tokens, _) in zip(origins, parts, strict=True)}
+        sizes, lost = self._present(parts, origins, block)
         heard = self._states(sizes) if block else None
-        values, following = self._predicts.decode_after(parts, heard, block=block, batch=batch)
-        self._heard, self._sizes = following, sizes
+        absent = sum(sizes[origin] for origin in lost)
+        values, following = self._predicts.decode_after(parts, heard, block=block, batch=batch, absent=absent)
+        self._heard, self._sizes, self._lost = following, sizes, lost
         return values
 
     def heard(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> tuple[Array, ...]:
@@ -52,11 +55,12 @@ class Stream:
         Raises CodecError as `decode`. Such a block's next state is to be handed to `keep`.
         """
         assert isinstance(self.codec, IndexedCodec)
-        indices = self.codec.indices(parts, block=block, batch=batch)
         if self._predicts is None:
-            return (indices,)
-        sizes = {origin: tokens for origin, (tokens, _) in zip(origins, parts, strict=True)}
-        self._heard, self._sizes = self._states(sizes) if block else None, sizes
+            return (self.codec.indices(parts, block=block, batch=batch),)
+        sizes, lost = self._present(parts, origins, block)
+        absent = sum(sizes[origin] for origin in lost)
+        indices = self.codec.indices(parts, block=block, batch=batch, absent=absent)
+        self._heard, self._sizes, self._lost = self._states(sizes) if block else None, sizes, lost
         return indices, self.state(batch)
 
     def state(self, batch: int) -> F32:
@@ -73,6 +77,19 @@ class Stream:
         """Keys and values of a silent block, of the boards that were heard last, in their order."""
         assert self._predicts is not None, "only codecs with a state have silent blocks"
         return self._predicts.foretell(self._heard, sum(self._sizes.values()), block=block, batch=batch)
+
+    def _present(self, parts: Sequence[Part], origins: Sequence[int], block: int) -> tuple[dict[int, int], set[int]]:
+        """Tokens of each board whose keys and values a block gets, and which of the boards have gone silent.
+
+        Raises CodecError for one that went silent before.
+        """
+        sizes = {origin: tokens for origin, (tokens, _) in zip(origins, parts, strict=True)}
+        if not block or not self.codec.spec.absent:
+            return sizes, set()
+        if self._lost & sizes.keys():
+            raise CodecError(self.codec.spec.name, "a board sends codes that it did not send for the block before")
+        gone = {origin: tokens for origin, tokens in self._sizes.items() if origin not in sizes}
+        return sizes | gone, set(gone)
 
     def _states(self, sizes: dict[int, int]) -> F32 | None:
         """What was heard of these boards before."""

@@ -25,26 +25,28 @@ _SCORES_IN_CACHE = 1 << 22  # measured: 32 x 1024 codes are searched 2.5 times a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A board that is not heard of any more from a block's exchange on; the others go on without its tokens."""
+    """A board that is not heard of any more from a block's exchange on; the others go on without its tokens, or with
+    what its codes of before foretell."""
 
     board: int
     block: int
 
 
 class _Round:
-    """The payloads of all boards for one block after the other, decoded once."""
+    """The payloads of all boards for one block after the other, decoded once; and what is foretold of a lost one."""
 
     def __init__(self, model: Model, codec: Codec) -> None:
         self._model, self._stream = model, Stream(codec)
         self._known: dict[int, F32] = {}
+        self.foretold: F32 | None = None  # keys and values of the tokens of lost boards, [B, R, 2D]
 
     def prepare(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> None:
         """Decode all payloads of a round in one call; `of` finds them by identity."""
         values = self._stream.decode(parts, origins, block=block, batch=batch)
         if self._stream.codec.spec.yields is Yields.INPUT:
             values = self._model.project(values, block)
-        cuts = np.cumsum([tokens for tokens, _ in parts])[:-1]
-        self._known = {id(part[1]): own for part, own in zip(parts, np.split(values, cuts, axis=1), strict=True)}
+        *heard, self.foretold = np.split(values, np.cumsum([tokens for tokens, _ in parts]), axis=1)
+        self._known = {id(part[1]): own for part, own in zip(parts, heard, strict=True)}
 
     def of(self, payload: Payload) -> F32:
         """What became of a payload of this round."""
@@ -57,7 +59,7 @@ class _OncePerPayload:
     def __init__(self, model: Model, codec: Codec, shared: _Round) -> None:
         self._model, self._codec, self._stream, self._round = model, codec, Stream(codec), shared
         # Projected already when a shard gets them: no shard shall do it again. And asked about silent blocks, too.
-        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0, bits=())
+        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0, bits=(), absent=False)
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. Large codebooks take the pictures one by one, whose payloads put together are the same bytes."""
@@ -73,9 +75,14 @@ class _OncePerPayload:
 
     def decode(self, parts: Sequence[Part], *, block: int, batch: int) -> F32:
         """See `Codec`; only payloads of the round that was prepared last."""
-        if not parts:
-            return np.empty((batch, 0, 2 * self._model.plan.geometry.width), dtype=np.float32)
-        return np.concatenate([self._round.of(payload) for _, payload in parts], axis=1)
+        found = [self._round.of(payload) for _, payload in parts]
+        if self._round.foretold is not None:
+            found.append(self._round.foretold)
+        return (
+            np.concatenate(found, axis=1)
+            if found
+            else np.empty((batch, 0, 2 * self._model.plan.geometry.width), dtype=np.float32)
+        )
 
 
 def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss | None = None) -> F32:
@@ -93,7 +100,7 @@ def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss 
         if loss is not None and block == loss.block:
             alive.remove(loss.board)
         parts = [(spans[board][1] - spans[board][0], shards[board].encode()) for board in alive]
-        if len(parts) > 1:
+        if len(shards) > 1:
             shared.prepare(parts, alive, block=block, batch=len(rows))
         for place, board in enumerate(alive):
             shards[board].attend(parts[:place] + parts[place + 1 :])

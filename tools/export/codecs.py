@@ -155,6 +155,7 @@ class _Shelf:
             decode=tuple(self.decode),
             attend=tuple(self.attend) or None,
             state=first.state if isinstance(first, Predictive) else None,
+            absent=True if isinstance(first, Predictive) else None,
             error_kind="relative-rms",
             error=round(self.error, 6),
         )

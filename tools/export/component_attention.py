@@ -32,15 +32,20 @@ def component_attend_graph(
         onto = np.concatenate([fit.synthesis, fit.offset[None]])  # [N+1, 2D]
         found, remote = _components(build, fit), [predictive.indices_port("R", len(fit.bits))]
     elif fit.inner is None:
-        onto = np.concatenate([fit.prediction, fit.ahead[None]])
+        onto = _stacked(fit)
         found, remote = "state", [predictive.state_port("R", fit)]
     else:
-        onto = np.concatenate([fit.basis.T, fit.centre[None]])
+        onto = _stacked(fit)
         found = predictive.advance(build, fit)
         remote = [predictive.indices_port("R", len(fit.bits)), predictive.state_port("R", fit)]
         kept = [predictive.state_port("R", fit, "next")] if number + 1 < weights.shape.blocks else []
     mixed = _attention(build, onto, found, weights.shape.heads, weights.shape.width)
     return attend_graph(build, weights, number, mixed=mixed, remote=remote, prefix=prefix, kept=kept)
+
+
+def _stacked(fit: Predictive) -> F32:
+    matrix, shift = fit.onto
+    return np.concatenate([matrix, shift[None]])
 
 
 def _attention(build: GraphBuilder, onto: F32, found: str, heads: int, width: int) -> str:

@@ -7,6 +7,9 @@ next z:
 
     z' = (z P + p + c S + o - centre) basis  =  z F + c G + b        K|V^ = z' basisᵀ + centre
 
+One more index, that no bits can hold, stands for codes that stayed out: it adds nothing, and the state goes on as
+foretold. So what a board said before it was lost is not lost with it.
+
 A block may also be silent: nobody sends anything, and z P + p is what receivers take for its keys and values. Where a
 round costs more than its bits (slow processors, links with a long way), fewer and larger messages are faster.
 
@@ -42,6 +45,20 @@ class Predictive:
     inner: Transform | Codebook | None  # of what is left, [W]; a codebook has one group and stage, and no rotation
     basis: F32  # [W, M], orthonormal columns
     centre: F32  # [W]
+    readout: tuple[F32, F32] | None = None  # [W, W] and [W]: what boards make of K|V^, if that is not K|V^ itself
+
+    @property
+    def onto(self) -> tuple[F32, F32]:
+        """[M, W] and [W]: what the next state (in a silent block the state) is of keys and values, to receivers."""
+        matrix, shift = (self.prediction, self.ahead) if self.inner is None else (self.basis.T, self.centre)
+        if self.readout is not None:
+            matrix, shift = matrix @ self.readout[0], shift @ self.readout[0] + self.readout[1]
+        return np.ascontiguousarray(matrix, dtype=np.float32), shift.astype(np.float32, copy=False)
+
+    @property
+    def absent(self) -> int:
+        """The index, in every place, of codes that stayed out; 0 in a silent block."""
+        return 1 << max(self.bits) if self.bits else 0
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -68,19 +85,22 @@ class Predictive:
             return np.empty((len(values), 0), dtype=np.int32)
         return self.inner.nearest(values - (state @ self.prediction + self.ahead))
 
-    def after(self, indices: I32, state: F32) -> F32:
-        """The next state [n, M]."""
+    def after(self, indices: I32, state: F32, heard: npt.NDArray[np.bool_] | None = None) -> F32:
+        """The next state [n, M]; `heard` bool [n]: whose codes came, None: all."""
         if self.inner is None:
             return state
-        rebuilt: F32 = state @ self.prediction + self.ahead + self.inner.rebuild(indices)
+        said = self.inner.rebuild(indices)
+        if heard is not None:
+            silence = self.inner.offset if isinstance(self.inner, Transform) else np.float32(0)
+            said = np.where(heard[:, None], said, silence)
+        rebuilt: F32 = state @ self.prediction + self.ahead + said
         following = (rebuilt - self.centre) @ self.basis
         return following.astype(np.float32, copy=False)
 
     def rebuild(self, following: F32) -> F32:
         """What a receiver takes for the values, [n, W], from the next state [n, M]."""
-        if self.inner is None:
-            return (following @ self.prediction + self.ahead).astype(np.float32, copy=False)
-        values: F32 = following @ self.basis.T + self.centre
+        matrix, shift = self.onto
+        values: F32 = following @ matrix + shift
         return values
 
 
@@ -172,13 +192,12 @@ def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
     """
     build = GraphBuilder(store)
     out = Port(name="values", dtype="float32", shape=("B", "R", fit.width))
+    matrix, shift = fit.onto
+    following = "state" if fit.inner is None else advance(build, fit)
+    values = build.op("MatMul", following, build.weight("out", matrix))
+    build.op("Add", values, build.weight("centre", shift), output="values")
     if fit.inner is None:
-        values = build.op("MatMul", "state", build.weight("out", np.ascontiguousarray(fit.prediction)))
-        build.op("Add", values, build.weight("centre", fit.ahead), output="values")
         return build.finish(name, [state_port("R", fit)], [out])
-    following = advance(build, fit)
-    values = build.op("MatMul", following, build.weight("out", np.ascontiguousarray(fit.basis.T)))
-    build.op("Add", values, build.weight("centre", fit.centre), output="values")
     return build.finish(
         name, [indices_port("R", len(fit.bits)), state_port("R", fit)], [out, state_port("R", fit, "next")]
     )
@@ -196,15 +215,17 @@ def advance(build: GraphBuilder, fit: Predictive) -> str:
     kept = build.op("MatMul", "state", build.codec_weight("keep", np.ascontiguousarray(fit.prediction @ fit.basis)))
     shift = (fit.ahead - fit.centre) @ fit.basis
     if isinstance(fit.inner, Transform):
-        depth, count = max(fit.inner.bits), len(fit.inner.bits)
-        place = build.op("Add", "indices", build.codec_weight("bases", (np.arange(count) << depth).astype(np.int32)))
-        components = build.op("Gather", build.codec_weight("levels", levels_table(fit.inner)), place, axis=0)
+        levels = levels_table(fit.inner).reshape(len(fit.inner.bits), -1)
+        levels = np.pad(levels, ((0, 0), (0, 1)))  # absent: nothing of any component
+        bases = np.arange(len(levels), dtype=np.int32) * np.int32(levels.shape[1])
+        place = build.op("Add", "indices", build.codec_weight("bases", bases))
+        components = build.op("Gather", build.codec_weight("levels", levels.reshape(-1)), place, axis=0)
         added = build.op(
             "MatMul", components, build.codec_weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
         )
         shift = shift + fit.inner.offset @ fit.basis
     elif fit.inner is not None:
-        table = build.codec_weight("table", np.ascontiguousarray(_codes(fit.inner) @ fit.basis))
+        table = build.codec_weight("table", np.pad(_codes(fit.inner) @ fit.basis, ((0, 1), (0, 0))))
         added = build.op("Squeeze", build.op("Gather", table, "indices", axis=0), build.ints(2))
     return build.op(
         "Add", build.op("Add", kept, added), build.codec_weight("shift", shift.astype(np.float32)), output="next"

@@ -9,8 +9,9 @@ NAME.b.FIELD. W is the width of what the source (kv, input, normed) sends:
 - kind transform: mean [W], analysis [W, N], synthesis [N, W], bits [N], levels [N, 2^max(bits)]; optionally thresholds
   [N, 2^max(bits) - 1] on the components (default: halfway between levels) and offset [W] (default: mean).
 - kind predictive-transform or predictive-codebook (source kv; `tools.export.predictive`): the tensors of the transform
-  or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W]. A silent block of a
-  transform, which the first cannot be, has these four only; a codebook has a power of two of codes.
+  or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W]; optionally readout [W, W]
+  and readout_shift [W]. A silent block of a transform, which the first cannot be, has these only; a codebook has a
+  power of two of codes.
 """
 
 from collections.abc import Callable, Mapping
@@ -165,6 +166,9 @@ def _predictive(block: _Block, width: int, inner: Transform | Codebook | None) -
         inner=inner,
         basis=basis,
         centre=_f32(block.get("centre", width)),
+        readout=(_f32(block.get("readout", width, width)), _f32(block.get("readout_shift", width)))
+        if block.has("readout")
+        else None,
     )
 
 

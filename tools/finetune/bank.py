@@ -20,11 +20,15 @@ Codes: TypeAlias = VectorCodes | TransformCodes | PredictiveCodes
 class Bank(nn.Module):
     """Codes of every rate and block, and the noise of their residuals."""
 
-    def __init__(self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe) -> None:
-        """`samples`: per block, vectors [n, W] of the undivided network by the name of their source."""
+    def __init__(
+        self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe, *, heads: int
+    ) -> None:
+        """`samples`: per block, vectors [n, W] of the undivided network by the name of their source; `heads`: its."""
         super().__init__()
         self.rates, self.recipe = tuple(rates), recipe
-        self.codes = nn.ModuleList(nn.ModuleList(_start(rate, samples)) for rate in rates)  # by rate, by block
+        self.codes = nn.ModuleList(
+            nn.ModuleList(_start(rate, samples, heads if recipe.readout else 0)) for rate in rates
+        )  # by rate, by block
         self.noise = nn.ModuleList(
             nn.ModuleList(ResidualNoise(block[rate.source.value].shape[1]) for block in samples) for rate in rates
         )
@@ -32,6 +36,12 @@ class Bank(nn.Module):
     def of(self, index: int) -> list[Codes]:
         """Codes of every block for codec number `index`."""
         return list(cast("Iterable[Codes]", self.codes[index]))
+
+    def readouts(self) -> list[nn.Parameter]:
+        """What heads learn about reading codes."""
+        codes = (each for index in range(len(self.rates)) for each in self.of(index))
+        found = (each.readout for each in codes if isinstance(each, PredictiveCodes))
+        return [parameter for readout in found if readout is not None for parameter in readout.parameters()]
 
     def noise_of(self, index: int, block: int) -> ResidualNoise:
         """Noise of the residual of codec number `index` in a block."""
@@ -91,17 +101,24 @@ class Recoder:
         self.rate = bank.rates[index]
         self._state: Tensor | None = None  # of codes that predict: what those of the block before said
 
-    def __call__(self, values: Tensor, block: int) -> Tensor:
-        """values [B, T, W] -> f32 of the same shape."""
+    @property
+    def foretells(self) -> bool:
+        """Whether tokens whose codes stay out are rebuilt from earlier ones."""
+        return self.rate.predictive
+
+    def __call__(self, values: Tensor, block: int, heard: Tensor | None = None) -> Tensor:
+        """values [B, T, W] -> f32 of the same shape; `heard` bool [T]: whose codes arrive, None: all."""
         recipe, codes = self.bank.recipe, self.bank.of(self.index)[block]
         with torch.autocast(values.device.type, enabled=False):
             flat = values.reshape(-1, values.shape[-1]).float()
             rebuilt: Tensor
             before = self._state if block else None
+            arrived = None if heard is None else heard.to(flat.device).repeat(len(values))
             if isinstance(codes, PredictiveCodes):
-                rebuilt, self._state = codes(flat, before)
+                rebuilt, self._state = codes(flat, before, arrived)
                 if not codes.transforms and recipe.straight_through:
-                    rebuilt = flat + (rebuilt - flat).detach()
+                    straight = flat if arrived is None else flat * arrived[:, None]
+                    rebuilt = straight + (rebuilt - straight).detach()
                 elif not recipe.straight_through:
                     rebuilt = rebuilt.detach()
             elif isinstance(codes, VectorCodes):
@@ -113,28 +130,32 @@ class Recoder:
                 if not recipe.straight_through and not codes.learned:
                     rebuilt = rebuilt.detach()
             if self.source is not None:
-                rebuilt = self._train(flat, rebuilt, block, before, self.source)
+                # What is lost shall not move codes, nor vectors towards them.
+                known = slice(None) if arrived is None else arrived
+                self._follow(flat[known], rebuilt[known], block, None if before is None else before[known])
+                if recipe.noise > 0 and torch.is_grad_enabled():
+                    rebuilt = rebuilt + self.bank.noise_of(self.index, block).sample(flat, recipe.noise, self.source)
+            if isinstance(codes, PredictiveCodes) and codes.readout is not None:
+                rebuilt = codes.readout(rebuilt)
         return rebuilt.view(values.shape)
 
-    def _train(
-        self, flat: Tensor, rebuilt: Tensor, block: int, before: Tensor | None, source: torch.Generator
-    ) -> Tensor:
-        recipe, noise = self.bank.recipe, self.bank.noise_of(self.index, block)
+    def _follow(self, flat: Tensor, rebuilt: Tensor, block: int, before: Tensor | None) -> None:
+        """Moving averages, and the commitment to what was rebuilt."""
+        recipe, source = self.bank.recipe, self.source
+        assert source is not None
         self.commitment = self.commitment + (flat - rebuilt.detach()).square().sum(dim=1).mean()
-        noise.observe((flat - rebuilt).detach())
+        if recipe.noise > 0:
+            self.bank.noise_of(self.index, block).observe((flat - rebuilt).detach())
         codes = self.bank.of(self.index)[block]
         averaging = {"decay": recipe.code_average, "revive": recipe.revive}
         if isinstance(codes, VectorCodes):
             codes.follow(flat, **averaging, source=source)
         elif isinstance(codes, PredictiveCodes):
             codes.follow(flat, before, **averaging, source=source)
-        if recipe.noise <= 0 or not torch.is_grad_enabled():
-            return rebuilt
-        return rebuilt + noise.sample(flat, recipe.noise, source)
 
 
-def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
-    """Codes of one block after the other, fitted to its samples."""
+def _start(rate: Rate, samples: Sequence[dict[str, Tensor]], heads: int) -> Iterator[Codes]:
+    """Codes of one block after the other, fitted to its samples; `heads`: for which they get a readout."""
     state: Tensor | None = None
     for number, block in enumerate(samples):
         values = block[rate.source.value]
@@ -142,7 +163,7 @@ def _start(rate: Rate, samples: Sequence[dict[str, Tensor]]) -> Iterator[Codes]:
             share = 1 << share_bits(rate.bits, len(samples))[number] if rate.groups else 0
             bits = 0 if rate.groups else speaking_bits(rate.bits, rate.every, len(samples))[number]
             count = default_state(values.shape[1], rate.bits)
-            codes = PredictiveCodes(values, state, bits=bits, codes=share, count=count, seed=number)
+            codes = PredictiveCodes(values, state, bits=bits, codes=share, count=count, heads=heads, seed=number)
             state = codes.refit(values, state)
             yield codes
         elif rate.form is Form.TRANSFORM:

@@ -4,8 +4,8 @@ Rows are the N class tokens, one per board, then all T content tokens. Every con
 and those that other boards rebuild from its codes; a mask picks which of the two a row sees, under one softmax.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,19 @@ from tools.export.codec_entry import Source
 from tools.finetune.split import Division
 from tools.train.network import Block, Vit
 
-Recode = Callable[[Tensor, int], Tensor]
-"""(values [B, T, W] of a block's content tokens, block) -> what other boards rebuild from their codes."""
+
+class Recode(Protocol):
+    """What other boards rebuild from a board's codes."""
+
+    @property
+    def foretells(self) -> bool:
+        """Whether tokens whose codes stay out are rebuilt from earlier ones."""
+
+    def __call__(self, values: Tensor, block: int, heard: Tensor | None) -> Tensor:
+        """values [B, T, W] of a block's content tokens -> as rebuilt.
+
+        `heard` bool [T]: whose codes arrive; None: all.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +51,14 @@ def divided(network: Vit, images: Tensor, division: Division, source: Source, re
             case _ if boards == 1:
                 remote = own[:, :0]
             case Source.KV:
-                remote = recode(own[:, boards:], number)
+                remote = recode(own[:, boards:], number, division.heard(number))
             case Source.NORMED:
-                remote = project(block, recode(normed[:, boards:], number))
+                remote = project(block, recode(normed[:, boards:], number, division.heard(number)))
             case Source.INPUT:
-                remote = project(block, block.norm1(recode(x[:, boards:], number)))
+                remote = project(block, block.norm1(recode(x[:, boards:], number, division.heard(number))))
         keys = torch.cat([own, remote.to(own.dtype)], dim=1)
         rows = boards if last else x.shape[1]  # nothing reads the content tokens after the last block
-        allowed = division.masks(number)[:rows, : keys.shape[1]].to(x.device)
+        allowed = division.masks(number, foretold=recode.foretells)[:rows, : keys.shape[1]].to(x.device)
         x = _attend(block, x[:, :rows], query[:, :rows], keys, allowed)
         if not last:
             kept.append(x[:, boards:])

@@ -2,12 +2,14 @@
 
 Prediction and summary are fitted anew with every transform; a codebook follows the vectors that prediction leaves.
 Gradients of a transform pass through what is sent and through the state, whose values are those that were sent before.
+Of a token whose codes stay out the state goes on as if they had said what was foretold.
 """
 
 import torch
 from torch import Tensor, nn
 
 from tools.export.predictive import predict, summarise
+from tools.finetune.readout import Readout
 from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.vector_codes import VectorCodes
 
@@ -20,10 +22,16 @@ class PredictiveCodes(nn.Module):
     basis: Tensor  # [W, M]
     centre: Tensor  # [W]
 
-    def __init__(self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, count: int, seed: int) -> None:
-        """Fitted to values [n, W] after a `state` [n, `count`]: a transform of `bits`, a book of `codes`, or silent."""
+    def __init__(
+        self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, count: int, heads: int, seed: int
+    ) -> None:
+        """Fitted to values [n, W] after a `state` [n, `count`]: a transform of `bits`, a book of `codes`, or silent.
+
+        `heads`: of the network, each of which reads what is rebuilt in its own way; 0: all take it as it is.
+        """
         super().__init__()
         width, self.transforms = values.shape[1], codes == 0
+        self.readout = Readout(width, heads) if heads else None
         self.count = count
         for name, shape in (
             ("prediction", (self.count, width)),
@@ -40,12 +48,19 @@ class PredictiveCodes(nn.Module):
         elif codes:
             self.inner = VectorCodes(left, groups=1, codes=codes, stages=1, rotated=False, seed=seed)
 
-    def forward(self, values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is rebuilt from values [n, W], and the state [n, M] that it leaves."""
+    def forward(self, values: Tensor, state: Tensor | None, heard: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is rebuilt from values [n, W], before the readout, and the state [n, M] that it leaves.
+
+        `heard` bool [n]: of which values the codes arrive; None: of all.
+        """
         ahead = self._ahead(values, state)
         if self.inner is None:
             return ahead, self._blank(values) if state is None else state
-        following = (ahead + self.inner(values - ahead) - self.centre) @ self.basis
+        said = self.inner(values - ahead)
+        if heard is not None:
+            silence = self.inner.mean if isinstance(self.inner, TransformCodes) else torch.zeros_like(self.ahead)
+            said = torch.where(heard[:, None], said, silence)
+        following = (ahead + said - self.centre) @ self.basis
         return following @ self.basis.T + self.centre, following
 
     @torch.no_grad()
@@ -80,7 +95,8 @@ class PredictiveCodes(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint of codecs holds."""
         own = {name: getattr(self, name).detach() for name in ("prediction", "ahead", "basis", "centre")}
-        return own if self.inner is None else {**own, **self.inner.tensors()}
+        read = {} if self.readout is None else self.readout.tensors()
+        return {**own, **read, **({} if self.inner is None else self.inner.tensors())}
 
     def _ahead(self, values: Tensor, state: Tensor | None) -> Tensor:
         """What the state foretells, [n, W]."""

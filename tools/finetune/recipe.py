@@ -31,6 +31,8 @@ class TuneRecipe:
     favour: float = 0.5  # codecs are drawn in proportion to their bits to the power of minus this
     calibration: int = 1000  # training pictures on which codes start (and transforms are fitted again at the end)
     refit: int = 100  # steps between new transforms; 0: those of the start stay until the end
+    readout: bool = True  # each head learns how to read rebuilt keys and values; codes that predict only
+    readout_speed: float = 5.0  # their learning rate, as a multiple of the network's: they start at the identity
     straight_through: bool = True
     commitment: float = 2e-4  # beta: pull of vectors towards their codes, per block
     noise: float = 0.0  # lambda of noise-augmented quantisation

@@ -33,17 +33,22 @@ class Division:
         sizes = torch.tensor(self.cuts).diff()
         return torch.repeat_interleave(torch.arange(self.boards), sizes)
 
-    def masks(self, block: int) -> Tensor:
+    def heard(self, block: int) -> Tensor | None:
+        """Content tokens whose codes of `block` arrive, bool [T]; None: all."""
+        return self.owner() != self.lost if self.lost >= 0 and block >= self.lost_from else None
+
+    def masks(self, block: int, *, foretold: bool = False) -> Tensor:
         """Which row may look at which key in `block`: bool [N+T, N+T+T], class tokens first.
 
         Keys are the N class tokens and T content tokens as they are, then the T content tokens as rebuilt from codes.
-        A row sees its own board's exact keys and the codes of all other boards that still speak.
+        A row sees its own board's exact keys and the codes of all other boards that still speak; with codes that
+        predict (`foretold`) also what those of a lost board said before foretells.
         """
         content = self.owner()
         rows = torch.cat([torch.arange(self.boards), content])
         exact = rows[:, None] == rows[None, :]
         coded = rows[:, None] != content[None, :]
-        if self.lost >= 0 and block >= self.lost_from:
+        if self.lost >= 0 and block >= self.lost_from and not (foretold and self.lost_from):
             coded &= content[None, :] != self.lost
         return torch.cat([exact, coded], dim=1)
 

@@ -40,10 +40,16 @@ class Tuner:
         self.objective = Objective(recipe, exact)
         self.rates = tuple(parse_rate(name) for name in recipe.codecs)
         torch.manual_seed(recipe.seed)
-        self.bank = Bank(self.rates, self.samples(exact), recipe).to(device)
+        self.bank = Bank(self.rates, self.samples(exact), recipe, heads=network.config.num_attention_heads).to(device)
         matrices = [p for p in self.network.parameters() if p.dim() == 2]
-        others = [p for p in self.network.parameters() if p.dim() != 2] + list(self.bank.parameters())
-        groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        readouts = self.bank.readouts()
+        others = [p for p in self.network.parameters() if p.dim() != 2]
+        others += [p for p in self.bank.parameters() if not any(p is other for other in readouts)]
+        groups = [
+            {"params": matrices, "weight_decay": recipe.decay, "speed": 1.0},
+            {"params": others, "weight_decay": 0.0, "speed": 1.0},
+            {"params": readouts, "weight_decay": 0.0, "speed": recipe.readout_speed},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
         # What fine-tuning shares with training: how pictures are moved, how the learning rate falls.
         self.shared = Recipe(shift=recipe.shift, flip=recipe.flip, grain=recipe.grain, warm_up=recipe.warm_up)
@@ -84,7 +90,7 @@ class Tuner:
         images = pictures.prepare(augmentation.moved(pictures.images[picked], self.shared, source))
         images = augmentation.grained(images, self.shared, pictures.std, source)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.shared.learning_rate(recipe.rate, self.step_number / recipe.steps)
+            group["lr"] = group["speed"] * self.shared.learning_rate(recipe.rate, self.step_number / recipe.steps)
         loss = self.objective(self.network, images, pictures.labels[picked], division=division, recoder=recoder)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

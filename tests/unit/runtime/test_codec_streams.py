@@ -63,7 +63,35 @@ def test_a_lost_board_does_not_change_what_the_others_said(tiny: Model, name: st
         if block:
             parts = {number: part for number, part in parts.items() if number != lost}  # noqa: PLW2901
             wanted = np.delete(wanted, gone, axis=1)
-        np.testing.assert_allclose(heard(without, parts, block), wanted, atol=1e-5)
+        found = heard(without, parts, block)
+        np.testing.assert_allclose(found[:, : wanted.shape[1]], wanted, atol=1e-5)
+        assert found.shape[1] == sum(SIZES.values())  # what the lost board said before foretells the rest
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_what_was_said_before_foretells_a_lost_board_better_than_nothing(tiny: Model, name: str) -> None:
+    codec, rounds = tiny.codec(name), spoken(tiny, name)
+    whole, without, late = Stream(codec), Stream(codec), Stream(codec)
+    wanted = [heard(whole, parts, block) for block, parts in enumerate(rounds)]
+    heard(without, rounds[0], 0)
+    others = {number: rounds[1][number] for number in (3, 5)}
+    foretold = heard(without, others, 1)[:, 6:]
+    # The mean of all tokens is what a board would guess that had never heard of these.
+    unheard = wanted[1].mean(axis=(0, 1))
+    assert np.square(foretold - wanted[1][:, 6:]).mean() < np.square(unheard - wanted[1][:, 6:]).mean()
+    # Lost before it said anything: its tokens are not there at all.
+    assert heard(late, {number: rounds[0][number] for number in (3, 5)}, 0).shape[1] == 6
+    assert heard(late, others, 1).shape[1] == 6
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_a_lost_board_is_not_heard_again(tiny: Model, name: str) -> None:
+    rounds, stream = spoken(tiny, name), Stream(tiny.codec(name))
+    heard(stream, rounds[0], 0)
+    heard(stream, {number: rounds[1][number] for number in (3, 9)}, 1)
+    with pytest.raises(CodecError, match="did not send for the block before"):
+        heard(stream, rounds[2], 2)
+    assert heard(stream, {number: rounds[2][number] for number in (9, 3)}, 2).shape[1] == 11
 
 
 @pytest.mark.parametrize("name", PREDICTING)

@@ -8,8 +8,8 @@ from runtime.plan import Yields
 from runtime.shard import Shard
 
 
-def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int) -> np.ndarray:
-    """Class tokens of every board, f32 [boards, B, D]."""
+def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int, lost_from: int = 9) -> np.ndarray:
+    """Class tokens of every board, f32 [boards, B, D]; board 0 is not heard from block `lost_from` on."""
     geometry = model.plan.geometry
     rng = np.random.default_rng(5)
     rows = rng.integers(0, 256, (batch, geometry.tokens, geometry.row_bytes), dtype=np.uint8)
@@ -20,7 +20,8 @@ def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int) -> np.n
     while not shards[0].done:
         parts = [(stop - start, bytes(s.encode())) for s, (start, stop) in zip(shards, edges, strict=True)]
         for index, shard in enumerate(shards):
-            shard.attend([part for other, part in enumerate(parts) if other != index])
+            heard = [o for o in range(len(shards)) if o != index and (o or shard.block < lost_from)]
+            shard.attend([parts[other] for other in heard], heard)
     return np.stack([shard.cls for shard in shards])
 
 
@@ -36,6 +37,17 @@ def test_own_blocks_give_what_decoding_first_gives(
     fused = classes(tiny, name, cuts, batch)
     monkeypatch.setattr(Model, "own_attend", lambda *_: ())
     np.testing.assert_allclose(fused, classes(tiny, name, cuts, batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lost_from", [1, 2])
+@pytest.mark.parametrize("name", ["ptc16", "pvq5", "ptc8x2"])
+def test_own_blocks_foretell_a_lost_board_alike(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, name: str, lost_from: int
+) -> None:
+    fused = classes(tiny, name, (5, 9), 2, lost_from)
+    assert not np.allclose(fused[1:], classes(tiny, name, (5, 9), 2)[1:], rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr(Model, "own_attend", lambda *_: ())
+    np.testing.assert_allclose(fused, classes(tiny, name, (5, 9), 2, lost_from), rtol=1e-4, atol=1e-4)
 
 
 def test_codecs_without_blocks_of_their_own_use_the_models(tiny: Model) -> None:

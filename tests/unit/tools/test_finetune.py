@@ -59,6 +59,24 @@ def coarse(values: Tensor, block: int) -> Tensor:
     return (values * (2 + block)).round() / (2 + block)
 
 
+class Coarse:
+    """The same, as `divided` takes it."""
+
+    foretells = False
+
+    def __call__(self, values: Tensor, block: int, heard: Tensor | None) -> Tensor:
+        del heard  # what masks take care of
+        return coarse(values, block)
+
+
+class Exact(Coarse):
+    """No codes at all."""
+
+    def __call__(self, values: Tensor, block: int, heard: Tensor | None) -> Tensor:
+        del block, heard
+        return values
+
+
 @torch.no_grad()
 def board_by_board(network: Vit, images: Tensor, division: Division, source: Source) -> Tensor:
     """Every board on its own: own rows exact, messages of others, the head on the mean of the class tokens."""
@@ -102,7 +120,7 @@ def board_by_board(network: Vit, images: Tensor, division: Division, source: Sou
 def test_masks_emulate_boards(network: Vit, division: Division, source: Source) -> None:
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        emulated = divided(network, images, division, source, coarse).logits
+        emulated = divided(network, images, division, source, Coarse()).logits
     torch.testing.assert_close(emulated, board_by_board(network, images, division, source), rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +130,7 @@ def test_without_codes_the_division_changes_nothing(network: Vit, source: Source
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         # Class tokens do not see each other, but all of them see the same tokens and stay equal... to rounding.
-        outcome = divided(network, images, Division(cuts=cuts), source, lambda values, _: values)
+        outcome = divided(network, images, Division(cuts=cuts), source, Exact())
         torch.testing.assert_close(outcome.logits, network(images), rtol=1e-4, atol=1e-5)
 
 
@@ -181,7 +199,7 @@ def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int
     state, known = None, np.zeros((len(values), 4), dtype=np.float32)
     for number in range(3):
         block = values + number * values.roll(1, dims=1)  # each block an affine function of the tokens, like K|V
-        made = PredictiveCodes(block, state, bits=bits, codes=codes, count=4, seed=number)
+        made = PredictiveCodes(block, state, bits=bits, codes=codes, count=4, heads=2, seed=number)
         before, state = state, made.refit(block, state)
         fit = fit_predictive(block.numpy(), known, bits=bits, codes=codes, seed=number)
         known = fit.after(fit.nearest(block.numpy(), known), known)
@@ -192,9 +210,9 @@ def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int
 
 
 def test_gradients_reach_the_tokens_through_the_state(values: Tensor) -> None:
-    first = PredictiveCodes(values, None, bits=12, codes=0, count=4, seed=0)
+    first = PredictiveCodes(values, None, bits=12, codes=0, count=4, heads=2, seed=0)
     state = first.refit(values, None)
-    second = PredictiveCodes(2 * values, state, bits=4, codes=0, count=4, seed=0)
+    second = PredictiveCodes(2 * values, state, bits=4, codes=0, count=4, heads=2, seed=0)
     second.refit(2 * values, state)
     own = values[:5].clone().requires_grad_(True)
     _, left = first(own, None)
