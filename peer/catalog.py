@@ -112,6 +112,10 @@ class Catalog(Mapping[ModelId, ModelPlan]):
             raise CheckFailed(f"model {plan.name} was replaced on disk since the daemon started; restart it")
         return plan
 
+    def facts_of(self, model: ModelId) -> ModelFacts:
+        """What the protocol needs to know of one model."""
+        return _facts(self._plans[model])
+
     def facts(self) -> dict[ModelId, ModelFacts]:
         """What the protocol needs to know of each model."""
         return {model: _facts(plan) for model, plan in self._plans.items()}
@@ -133,7 +137,9 @@ def _facts(plan: ModelPlan) -> ModelFacts:
     blocks = plan.geometry.blocks
     codecs = {
         codec.name: CodecFacts(
-            name=codec.name, bits_per_token=tuple(codec.bits_per_token(block) for block in range(blocks))
+            name=codec.name,
+            bits_per_token=tuple(codec.bits_per_token(block) for block in range(blocks)),
+            points_lost=codec.points_lost,
         )
         for codec in plan.codecs
     }

@@ -45,6 +45,12 @@ _MEMBERS_S = 2.0
 @click.option("--shares", metavar="A,B,...", help="Tokens of the boards in proportion, in ring order  [by speed].")
 @click.option("--codec", help="How codes are packed on the way (see peerctl models show)  [the model's].")
 @click.option(
+    "--within",
+    type=click.FloatRange(-100, 100),
+    metavar="POINTS",
+    help="The fastest codec that loses no more percentage points of accuracy (see peerctl models show).",
+)
+@click.option(
     "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
 )
 @click.option(
@@ -73,6 +79,7 @@ def infer(
     boards: int | None,
     shares: str | None,
     codec: str | None,
+    within: float | None,
     exchange: str | None,
     mode: str,
     top: int,
@@ -95,10 +102,13 @@ def infer(
       peerctl infer photo.jpg
       peerctl infer photo.jpg --boards 4 --codec int8 --explain
       peerctl infer photo.jpg --boards 3 --shares 4,1,1
+      peerctl infer photo.jpg --within 2       rather two points less often right than slow
       peerctl infer photos/ --json > results.jsonl
     """
     if mode == "single" and boards is not None and boards > 1:
         raise click.UsageError(f"--mode single is one board, --boards says {boards}", ctx)
+    if codec is not None and within is not None:
+        raise click.UsageError("--codec names one codec, --within leaves the choice to the planner: give one", ctx)
     asked = Asked(socket=socket, json=as_json, timeout_s=timeout or (deadline and deadline + _DEADLINE_GRACE_S))
     query = InferQuery(
         inputs=(),
@@ -106,6 +116,7 @@ def infer(
         boards=boards,
         shares=_weights(ctx, shares),
         codec=codec,
+        within=within,
         exchange=exchange,
         mode=mode,
         top=top,

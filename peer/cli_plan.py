@@ -11,6 +11,9 @@ from peer.reports import PlanQuery, PlanReport, PlanRowReport
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", help="Model to plan for  [the daemon's default].")
 @click.option("--codec", help="How codes are packed on the way  [the model's].")
+@click.option(
+    "--within", type=click.FloatRange(-100, 100), metavar="POINTS", help="Any codec that loses no more accuracy."
+)
 @click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel  [direct].")
 @click.option("--batch", type=click.IntRange(1, 64), default=1, help="Images in one request  [1].")
 @click.option("--requests", type=click.IntRange(1, 1000), default=1, help="Requests at once  [1].")
@@ -19,6 +22,7 @@ def plan(
     *,
     model: str | None,
     codec: str | None,
+    within: float | None,
     exchange: str | None,
     batch: int,
     requests: int,
@@ -32,9 +36,10 @@ def plan(
     Examples:
       peerctl plan --model vit-cifar10
       peerctl plan --codec int8 --json
+      peerctl plan --within 1          with the fastest codec that loses at most one point of accuracy
       peerctl plan --requests 8        how a folder of images would be run
     """
-    query = PlanQuery(model=model, codec=codec, exchange=exchange, batch=batch, requests=requests)
+    query = PlanQuery(model=model, codec=codec, within=within, exchange=exchange, batch=batch, requests=requests)
     with Asked(socket=socket, json=as_json, timeout_s=timeout).client() as client:
         report = client.plan(query)
     if as_json:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from peer.catalog import Catalog
+from peer.codec_wish import wanted_codecs
 from peer.errors import BadInput, Refused, RequestError
 from peer.protocol.effects import Answer, Deliver
 from peer.protocol.events import CancelRequested, Mode, Submission, Submitted
@@ -79,7 +80,7 @@ class Inference:
         self.begun += 1
         model = self._catalog.named(query.model)
         plan = self._catalog.plan(model)
-        codec = self._codec(plan, query.codec)
+        codec, *others = wanted_codecs(self._catalog.facts_of(model), query.codec, query.within)
         exchange = self._exchange(query.exchange)
         if not 1 <= len(images) <= MAX_BATCH:
             raise BadInput(f"{len(images)} images in one request; send between 1 and {MAX_BATCH}")
@@ -92,6 +93,7 @@ class Inference:
             request=RequestId(secrets.randbits(64)),
             model=model,
             codec=codec,
+            others=tuple(others),
             exchange=exchange,
             mode=self._mode(query.mode),
             boards=query.boards,
@@ -119,13 +121,6 @@ class Inference:
         handover_s = max(0.0, latency_s - decoded_s - answer.latency_s)
         self._handover_s += _NEWS * (handover_s - self._handover_s)
         return self._reports(query, submission, answer, latency_s, predicted_s)
-
-    def _codec(self, plan: ModelPlan, name: str | None) -> str:
-        chosen = name or plan.default_codec
-        if plan.codec(chosen) is None:
-            known = ", ".join(codec.name for codec in plan.codecs)
-            raise Refused(f"model {plan.name} has no codec {chosen}; it has {known}")
-        return chosen
 
     def _exchange(self, name: str | None) -> Exchange:
         # One hop costs less than N-1 wherever every board reaches every other one directly.

@@ -63,4 +63,5 @@ def _codec_report(codec: CodecSpec, blocks: int, width: int) -> CodecReport:
         bits_per_block=bits,
         compression=32 * width / mean,
         error=CodecErrorReport(kind=codec.error.kind, value=codec.error.value),
+        points_lost=codec.points_lost,
     )

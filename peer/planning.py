@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from peer.codec_wish import wanted_codecs
 from peer.errors import Refused
 from peer.protocol.course import planned
 from peer.protocol.experience import Case, Experience, Lesson
@@ -25,9 +26,8 @@ def plan_report(
     now: float,
 ) -> PlanReport:
     """The plan as this board would make it now. Raises Refused for a codec or an exchange that there is not."""
-    codec, exchange = query.codec or facts.default_codec, query.exchange or "direct"
-    if codec not in facts.codecs:
-        raise Refused(f"model {facts.name} has no codec {codec}; it has {', '.join(facts.codecs)}")
+    exchange = query.exchange or "direct"
+    codec, *others = wanted_codecs(facts, query.codec, query.within)
     if exchange not in _EXCHANGES:
         raise Refused(f"no exchange {exchange}; choose direct or ring")
     if not 1 <= query.batch <= MAX_BATCH or not 1 <= query.requests <= _MOST_REQUESTS:
@@ -36,11 +36,17 @@ def plan_report(
         raise Refused("an input has at least one byte")
     outlook = Outlook(Experience(lessons), lambda: links)
 
-    def situation(wanted: str) -> Situation:
-        wish = Wish(codec=wanted, exchanges=(_EXCHANGES[exchange],), batch=query.batch, file_bytes=query.input_bytes)
+    def situation(wanted: str, others: Sequence[str] = ()) -> Situation:
+        wish = Wish(
+            codec=wanted,
+            others=tuple(others),
+            exchanges=(_EXCHANGES[exchange],),
+            batch=query.batch,
+            file_bytes=query.input_bytes,
+        )
         return Situation(view=view, facts=facts, wish=wish, bustle=Bustle(requests=query.requests), now=now)
 
-    at = situation(codec)
+    at = situation(codec, others)
     taken, ways = planned(at, outlook), outlook.ways(at)
     chosen = taken.option or ways.found[0]
     rows = [_row(option, at, outlook) for option in ways.found]

@@ -146,6 +146,8 @@ class CodecReport:
     # Bits of one token of the model's width as f32, over the bits of its code.
     compression: float
     error: CodecErrorReport
+    # Percentage points of accuracy on four boards; None where nobody measured it.
+    points_lost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +209,8 @@ class InferQuery:
     # One weight per board, in ring order.
     shares: tuple[float, ...] | None = None
     codec: str | None = None
+    # Percentage points of accuracy that codes may cost: any codec that is measured to lose no more will do.
+    within: float | None = None
     exchange: str | None = None
     mode: str = "auto"
     top: int = 5
@@ -221,6 +225,8 @@ class PlanQuery:
 
     model: str | None = None
     codec: str | None = None
+    # As in `InferQuery`.
+    within: float | None = None
     exchange: str | None = None
     batch: int = 1
     # Size of the compressed picture where one is meant; None: rows of pixels are sent.

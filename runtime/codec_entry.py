@@ -12,6 +12,7 @@ _KEYS = {
     CodecKind.CODEBOOK: _BASE | {"groups", "codes", "encode", "decode"},
     CodecKind.TRANSFORM: _BASE | {"bits", "encode", "decode"},
 }
+_ALWAYS_OPTIONAL = ("points_lost",)
 _OPTIONAL = {CodecKind.CODEBOOK: ("state", "absent"), CodecKind.TRANSFORM: ("attend", "state", "absent")}
 _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 
@@ -19,7 +20,7 @@ _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
     """Check one entry of "codecs" against the model's geometry. Raises PlanError."""
     kind = Table(_only(value, where, "kind"), where, frozenset({"kind"})).choice("kind", CodecKind)
-    optional = {key for key in _OPTIONAL.get(kind, ()) if type(value) is dict and key in value}
+    optional = {key for key in (*_ALWAYS_OPTIONAL, *_OPTIONAL.get(kind, ())) if type(value) is dict and key in value}
     attends, remembers = "attend" in optional, "state" in optional
     table = Table(value, where, _KEYS[kind] | optional)
     source, yields = table.choice("source", Source), table.choice("yields", Yields)
@@ -53,6 +54,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         attend=_graphs(table, "attend", geometry.blocks) if attends else (),
         state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
         absent="absent" in optional and table.flag("absent"),
+        points_lost=table.number("points_lost", -100.0, 100.0) if "points_lost" in optional else None,
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from peer.errors import NotEnoughBoards, Refused, RequestError
 from peer.protocol import ring
 from peer.protocol.events import Mode, Submission
-from peer.protocol.outlook import Outlook, Situation, Ways, Wish, forced
+from peer.protocol.outlook import Outlook, Situation, Ways, Wish, alternatives, forced
 from peer.protocol.partition import partition
 from peer.protocol.planner import Option, Way
 from peer.protocol.shares import weights, worthwhile
@@ -23,6 +23,7 @@ class Course:
     way: Way
     boards: tuple[PeerId, ...]  # in ring order
     counts: tuple[int, ...]  # tokens of each
+    codec: str
     reason: str
     option: Option | None
     predicted_s: float | None
@@ -53,11 +54,12 @@ def course(wanted: Submission, at: Situation, outlook: Outlook) -> Course | Requ
     except ValueError as problem:
         return Refused(f"{problem}; ask for other shares")
     counts = tuple(part.count for part in ranges)
-    option = forced(outlook.ways(_everybody(at)), at, chosen, counts)
+    codec, option = _forced(_everybody(at), outlook, chosen, counts)
     return Course(
         way=Way.SEQUENCE,
         boards=chosen,
         counts=counts,
+        codec=codec,
         reason=_asked(wanted, counts, slow, view),
         option=option,
         predicted_s=None if option is None else outlook.predicted_s(option, at),
@@ -68,7 +70,13 @@ def course(wanted: Submission, at: Situation, outlook: Outlook) -> Course | Requ
 def wish_of(wanted: Submission) -> Wish:
     """The kind of request that a submission is."""
     file_bytes = None if wanted.file is None else len(wanted.file)
-    return Wish(codec=wanted.codec, exchanges=(wanted.exchange,), batch=wanted.batch, file_bytes=file_bytes)
+    return Wish(
+        codec=wanted.codec,
+        others=wanted.others,
+        exchanges=(wanted.exchange,),
+        batch=wanted.batch,
+        file_bytes=file_bytes,
+    )
 
 
 def planned(at: Situation, outlook: Outlook) -> Course:
@@ -81,10 +89,23 @@ def planned(at: Situation, outlook: Outlook) -> Course:
         way=choice.option.way,
         boards=choice.option.boards,
         counts=choice.option.counts,
+        codec=choice.option.codec,
         reason=choice.reason + _without(ways, at.view),
         option=choice.option,
         predicted_s=choice.latency_s,
     )
+
+
+def _forced(
+    at: Situation, outlook: Outlook, boards: tuple[PeerId, ...], counts: tuple[int, ...]
+) -> tuple[str, Option | None]:
+    """The fastest codec that would do for a division that somebody has fixed; the first one where none is known."""
+    options = [forced(outlook.ways(each), each, boards, counts) for each in alternatives(at)]
+    known = [option for option in options if option is not None]
+    if not known:
+        return at.wish.codec, None
+    best = min(known, key=lambda option: outlook.predicted_s(option, at))
+    return best.codec, best
 
 
 def _everybody(at: Situation) -> Situation:
@@ -101,8 +122,9 @@ def _problem(wanted: Submission, facts: ModelFacts, alive: Sequence[Member]) -> 
         )
     if wanted.boards is not None and wanted.boards < 1:
         return Refused(f"{wanted.boards} boards cannot run a model; ask for 1 or more")
-    if wanted.codec not in facts.codecs:
-        return Refused(f"model {facts.name} has no codec {wanted.codec}")
+    unknown = next((codec for codec in (wanted.codec, *wanted.others) if codec not in facts.codecs), None)
+    if unknown is not None:
+        return Refused(f"model {facts.name} has no codec {unknown}")
     return None
 
 
@@ -123,6 +145,7 @@ def _single(at: Situation, outlook: Outlook, reason: str, slow: tuple[PeerId, ..
         way=Way.SINGLE,
         boards=(at.view.self_id,),
         counts=(at.facts.tokens,),
+        codec=at.wish.codec,
         reason=reason + _left_out(slow, at.view),
         option=None if ways.cold else option,
         predicted_s=None if ways.cold else outlook.predicted_s(option, at),

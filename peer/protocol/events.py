@@ -33,6 +33,7 @@ class Submission:
     request: RequestId
     model: ModelId
     codec: str
+    others: tuple[str, ...] = ()  # codecs that would do as well, if one of them is faster
     exchange: Exchange
     mode: Mode
     boards: int | None  # None: the planner's choice; in mode SEQUENCE every board that is alive and holds the model

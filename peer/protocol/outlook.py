@@ -33,6 +33,7 @@ class Wish:
     """A kind of request: what is asked for, and how much there is of it."""
 
     codec: str
+    others: tuple[str, ...] = ()  # codecs that would do as well, if one of them is faster
     exchanges: tuple[Exchange, ...]
     batch: int
     file_bytes: int | None
@@ -90,7 +91,7 @@ class Outlook:
         self.experience = experience
         self._links = links
         self._known = _Known(View(self_id=PeerId("")), {})
-        self._usual: dict[tuple[ModelId, str, int], Key] = {}
+        self._usual: dict[tuple[ModelId, tuple[str, ...], int], Key] = {}
         self._doubted: set[PeerId] = set()
 
     def ways(self, at: Situation) -> Ways:
@@ -98,7 +99,7 @@ class Outlook:
         links, view = self._links(), at.view
         if self._known.view is not view or self._known.links != links:
             self._known = _Known(view, links)
-        kind = replace(at.wish, file_bytes=None)
+        kind = replace(at.wish, file_bytes=None, others=())
         key = (at.facts.model, kind, _bucket(at.wish.file_bytes), at.bustle.absent)
         kept = self._known.ways.get(key)
         if kept is None:
@@ -114,9 +115,13 @@ class Outlook:
 
     def choose(self, ways: Ways, at: Situation) -> Choice:
         """The option to take, and why. The next request of the kind changes ways only for a clear gain."""
-        usual = (at.facts.model, at.wish.codec, at.wish.batch)
+        usual = (at.facts.model, (at.wish.codec, *at.wish.others), at.wish.batch)
+        found = list(ways.found)
+        # Other codecs differ from the first one where tokens are shared, and nowhere else.
+        for each in alternatives(at)[1:]:
+            found += [option for option in self.ways(each).found if option.way is Way.SEQUENCE]
         choice = choose(
-            ways.found,
+            found,
             lambda option: self.factor(option, at),
             under_way=at.bustle.under_way,
             requests=at.bustle.requests,
@@ -149,6 +154,13 @@ class Outlook:
         """Forget all other models."""
         self.experience.keep(models)
         self._usual = {key: way for key, way in self._usual.items() if key[0] in models}
+
+
+def alternatives(at: Situation) -> tuple[Situation, ...]:
+    """The same with each of the codecs that would do, the first one first."""
+    return tuple(
+        replace(at, wish=replace(at.wish, codec=codec, others=())) for codec in (at.wish.codec, *at.wish.others)
+    )
 
 
 def case(option: Option, model: ModelId) -> Case:

@@ -41,10 +41,10 @@ class Option:
 
     @property
     def key(self) -> "Key":
-        return self.way, self.boards, self.exchange
+        return self.way, self.boards, self.exchange, self.codec if self.way is Way.SEQUENCE else ""
 
 
-Key = tuple[Way, tuple[PeerId, ...], Exchange]
+Key = tuple[Way, tuple[PeerId, ...], Exchange, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +245,9 @@ def _reason(
         case Way.ELSEWHERE:
             return f"another board alone is predicted to take {_ms(seconds[best.key])}, {mine}{guessed}"
         case _:
-            return f"{len(best.boards)} boards are predicted to take {_ms(seconds[best.key])}, {mine}{guessed}"
+            codecs = {key[3] for key in seconds if key[0] is Way.SEQUENCE}
+            how = f" with {best.codec}, the fastest of {len(codecs)} codecs," if len(codecs) > 1 else ""
+            return f"{len(best.boards)} boards{how} are predicted to take {_ms(seconds[best.key])}, {mine}{guessed}"
 
 
 def _ms(seconds: float) -> str:

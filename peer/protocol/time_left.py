@@ -16,6 +16,7 @@ class TimeLeft:
 
     def __init__(self, submission: Submission, facts: ModelFacts, patience: Patience) -> None:
         self._submission = submission
+        self.codec = submission.codec  # the one that is used, once that is known
         self._facts = facts
         self._patience = patience
         self._alone_s: float | None = None  # what the undivided model takes here, as far as that was measured
@@ -38,7 +39,7 @@ class TimeLeft:
     def round_s(self, attempt: int, now: float) -> float:
         """How long a round of an attempt may take: who seems lost may only be slow, so each is more patient."""
         # Silent blocks make a round longer.
-        blocks = self._facts.blocks / self._facts.codecs[self._submission.codec].rounds
+        blocks = self._facts.blocks / self._facts.codecs[self.codec].rounds
         patience_s = self._patience.round_s(self._submission.model) * 2.0 ** (attempt - 1)
         return min(blocks * LONGEST_ROUND_S, blocks * patience_s, _ROUND_OF_REST * (self._submission.deadline_at - now))
 

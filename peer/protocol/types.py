@@ -154,10 +154,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecFacts:
-    """What the protocol needs to know of a codec: how long its payloads are."""
+    """What the protocol needs to know of a codec: how long its payloads are, and what it costs in accuracy."""
 
     name: str
     bits_per_token: tuple[int, ...]  # one entry per block
+    points_lost: float | None = None  # percentage points on four boards; None: nobody measured it
 
     @property
     def rounds(self) -> int:
@@ -187,6 +188,12 @@ class ModelFacts:
     codecs: Mapping[str, CodecFacts]
     labels: int  # numbers in an answer, per picture
     size_bytes: int  # of its files: the upper bound of what its weights occupy
+
+    def within(self, points: float) -> tuple[str, ...]:
+        """Codecs that lose at most so many points of accuracy, the default one first and then those of fewest bits."""
+        fit = [c for c in self.codecs.values() if c.points_lost is not None and c.points_lost <= points]
+        fit.sort(key=lambda codec: (codec.name != self.default_codec, sum(codec.bits_per_token), codec.name))
+        return tuple(codec.name for codec in fit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,18 @@ def set_default_codec(folder: Path, name: str) -> None:
     if name not in {codec["name"] for codec in document["codecs"]}:
         raise ValueError(f"{folder.name} has no codec {name}")
     document["default_codec"] = name
+    store(folder, document)
+
+
+def set_points_lost(folder: Path, lost: Mapping[str, float]) -> None:
+    """Say what codecs cost in accuracy; this gives the model a new identity. Codecs that are not named lose theirs."""
+    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    for codec in document["codecs"]:
+        error = codec.pop("error")
+        codec.pop("points_lost", None)
+        if codec["name"] in lost:
+            codec["points_lost"] = lost[codec["name"]]
+        codec["error"] = error
     store(folder, document)
 
 

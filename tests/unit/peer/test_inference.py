@@ -1,6 +1,7 @@
 """What is refused before a board computes anything, and how a request that reached the data plane ends."""
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from peer.protocol.events import CancelRequested, Event, Submitted
 from peer.protocol.types import PeerId, View
 from peer.reports import InferQuery
 from peer.request_meter import RequestMeter
+from tools.export.manifest import set_points_lost
 
 PHOTO = (Path(__file__).parents[3] / "docs/photos/chelsea.png").read_bytes()
 QUERY = InferQuery(inputs=("cat.png",))
@@ -61,6 +63,9 @@ def board(models: Path) -> Board:
         (replace(QUERY, exchange="carrier-pigeon"), Refused, "no exchange carrier-pigeon; choose direct or ring"),
         (replace(QUERY, mode="magic"), Refused, "no mode magic; choose auto, single or sequence"),
         (replace(QUERY, codec="nonsense"), Refused, "model tiny has no codec nonsense; it has f32, "),
+        (replace(QUERY, codec="int8", within=1.0), Refused, "a codec and a loss of accuracy cannot be asked for both"),
+        (replace(QUERY, within=1.0), Refused, "nobody has measured what the codecs of tiny cost in accuracy"),
+        (replace(QUERY, within=float("nan")), Refused, "a loss of accuracy is a number of percentage points"),
         (replace(QUERY, model="nonsense"), NoSuchModel, "no model nonsense on this board; it has tiny"),
         (replace(QUERY, shares=(1.0, 0.0)), Refused, "positive number"),
         (replace(QUERY, shares=(1.0, float("inf"))), Refused, "positive number"),
@@ -75,6 +80,18 @@ async def test_a_wrong_choice_is_refused_by_name(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert board.events == []
+
+
+async def test_codecs_that_are_accurate_enough_go_to_the_planner(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    set_points_lost(tmp_path / "tiny", {"f32": 0.0, "int8": 0.1, "vq4x16": 7.0})
+    board = Board(tmp_path)
+    asking = asyncio.ensure_future(board.inference.infer(replace(QUERY, within=0.2), [PHOTO]))
+    asked = (await board.submitted()).submission
+    assert (asked.codec, asked.others) == ("f32", ("int8",))  # the model's default first
+    asking.cancel()
+    with pytest.raises(Refused, match=r"no codec of tiny is known to lose -1 points of accuracy or less; f32 loses 0"):
+        await Board(tmp_path).inference.infer(replace(QUERY, within=-1.0), [PHOTO])
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture at all", PHOTO[:2000]], ids=["empty", "text", "cut"])

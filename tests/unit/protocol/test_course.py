@@ -18,7 +18,7 @@ from peer.protocol.outlook import Bustle, Link, Outlook, Situation, working_byte
 from peer.protocol.planner import Way
 from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import RequestLimits, Requests
-from peer.protocol.types import Epoch, Exchange, InputKind, Member, PeerId, RequestId, View
+from peer.protocol.types import CodecFacts, Epoch, Exchange, InputKind, Member, PeerId, RequestId, View
 
 ASKED = submission(mode=Mode.AUTO, codec="tc53", model=VIT.model)
 LINKS = {peer(i): Link(2e-4, 12.5e6) for i in range(1, 8)}
@@ -92,6 +92,52 @@ def test_what_a_person_fixed_is_kept() -> None:
     assert everybody.reason == "every board that is alive and holds the model, even shares"
     problem = course(replace(ASKED, boards=5), situation(boards), Outlook(Experience(), dict))
     assert isinstance(problem, NotEnoughBoards)
+
+
+SPARSE = replace(
+    VIT,
+    codecs={
+        "tc53": CodecFacts(name="tc53", bits_per_token=(53,) * 12, points_lost=0.3),
+        "f32": CodecFacts(name="f32", bits_per_token=(49_152,) * 12, points_lost=0.0),
+        "ptc53x2": CodecFacts(name="ptc53x2", bits_per_token=(106, 0) * 6, points_lost=1.6),
+        "unmeasured": CodecFacts(name="unmeasured", bits_per_token=(1,) * 12),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("points", "codecs"),
+    [(-1.0, ()), (0.0, ("f32",)), (0.5, ("tc53", "f32")), (2.0, ("tc53", "ptc53x2", "f32"))],
+)
+def test_codecs_that_are_accurate_enough(points: float, codecs: tuple[str, ...]) -> None:
+    assert SPARSE.within(points) == codecs
+
+
+@pytest.mark.parametrize("boards", [None, 3])
+@pytest.mark.parametrize(("rtt_s", "others", "codec"), [
+    (0.05, ("ptc53x2", "f32"), "ptc53x2"),  # far: fewer rounds
+    (0.05, ("f32",), "tc53"),  # far and narrow: few bits
+    (0.05, (), "tc53"),  # nobody said that another codec would do
+])  # fmt: skip
+def test_the_fastest_codec_that_would_do_is_taken(
+    boards: int | None, rtt_s: float, others: tuple[str, ...], codec: str
+) -> None:
+    asked = replace(ASKED, boards=boards, others=others)
+    known = view(*(board(i) for i in range(4)))
+    at = replace(situation(known, asked), facts=SPARSE)
+    links = {peer(i): Link(rtt_s, 1.25e6) for i in range(1, 4)}
+    found = course(asked, at, Outlook(Experience(), lambda: links))
+    assert isinstance(found, Course)
+    assert (found.way, found.codec) == (Way.SEQUENCE, codec)
+    assert found.option is not None
+    assert found.option.codec == codec
+    assert ("the fastest of" in found.reason) == bool(others and boards is None)
+
+
+def test_a_codec_that_would_do_must_be_one_of_the_models() -> None:
+    asked = replace(ASKED, others=("nonsense",))
+    problem = course(asked, situation(view(board(0)), asked), Outlook(Experience(), dict))
+    assert str(problem) == "model vit has no codec nonsense"
 
 
 def test_a_board_that_takes_longer_than_it_measured_gets_less() -> None:

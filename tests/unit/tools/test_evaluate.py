@@ -18,13 +18,14 @@ from runtime.shard import Shard
 from tools.evaluate.__main__ import cheapest, evaluate, main
 from tools.evaluate.boards import Loss, divided
 from tools.evaluate.measure import draw
+from tools.evaluate.record import points_lost
 from tools.evaluate.rows import Condition, Row, Split, append_row, conditions, identity, read_rows
 from tools.evaluate.table import tables
 from tools.evaluate.test_set import read_test_set
 from tools.export.calibration import Calibration
 from tools.export.card import Facts, card, codec_costs, matching
 from tools.export.failure import BadInput, run
-from tools.export.manifest import set_default_codec
+from tools.export.manifest import set_default_codec, set_points_lost
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model
 
@@ -244,6 +245,19 @@ def test_card_tells_what_was_measured(folder: Path, model: Model, archive: Path,
     assert "Trained on noise." in text
     assert "| tc12 | 12 | 85.33 |" in text
     assert "![Accuracy against bits per token](../../docs/models/tiny.svg)" in text
+
+
+def test_what_codecs_cost_in_accuracy_goes_into_the_manifest(folder: Path, tmp_path: Path) -> None:
+    assert points_lost(TABLE) == {"f32": 0.0, "tc64": 0.5, "tc32": 2.0}
+    assert points_lost(TABLE[1:]) == {}
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    before = read_plan(copy)
+    set_points_lost(copy, {"f32": 0.0, "tc12": 1.25})
+    set_points_lost(copy, {"tc12": 1.5})
+    after = open_model(copy)
+    assert {codec.name: codec.points_lost for codec in after.codecs if codec.points_lost is not None} == {"tc12": 1.5}
+    assert all(identity(after, codec) == identity(before, codec) for codec in ("", *CODECS))
 
 
 def test_plot_is_small_and_repeatable(tmp_path: Path) -> None:
