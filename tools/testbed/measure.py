@@ -53,7 +53,7 @@ class Tally:
 def query(setting: Setting, bed: Boards) -> InferQuery:
     """What a client asks for this setting."""
     if setting.boards == 0:
-        return InferQuery(inputs=("picture",), model=setting.model, deadline_s=_DEADLINE_S)
+        return InferQuery(inputs=("picture",), model=setting.model, codec=setting.codec or None, deadline_s=_DEADLINE_S)
     shares: tuple[float, ...] = (1.0,) * setting.boards
     if setting.weights:
         by_name = {f"board-{index}": weight for index, weight in enumerate(setting.weights)}

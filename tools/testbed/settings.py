@@ -18,7 +18,7 @@ class Setting:
 
     model: str
     boards: int
-    codec: str = ""  # empty: one board, or the planner's choice where `boards` is 0
+    codec: str = ""  # empty: one board, or the default where the planner chooses (`boards` is 0)
     mbit: float = 100.0
     asked: int = 0  # the board that is asked
     weights: tuple[float, ...] = ()  # shares in the order of the boards' numbers; empty: even ones
@@ -102,8 +102,11 @@ PLANS = {
         slower=(32.0, 32.0, 16.0, 8.0),
         settings=_rates(
             Setting(model=f"{_BASE}-int8", boards=1, asked=3, times=3),
-            Setting(model=f"{_BASE}-int8", boards=0, asked=3, times=3),
-            *(Setting(model=f"{_BASE}-int8", boards=4, codec=c, asked=3, weights=_FAIR, times=3) for c in _FEW),
+            *(Setting(model=f"{_BASE}-int8", boards=0, codec=c, asked=3, times=3) for c in ("", "ptc53x3")),
+            *(
+                Setting(model=f"{_BASE}-int8", boards=4, codec=c, asked=3, weights=_FAIR, times=3)
+                for c in ("tc53", "ptc53x3")
+            ),
         ),
     ),
     "small": Plan(slower=(8.0,) * 4, settings=_compared("vit-small-257", (2, 4), ("tc160",))),
