@@ -46,6 +46,7 @@ EQUAL_BITS = (
     "rq4x64x2",
     "fs24x2",
     "vq16x8",
+    "astra-g4",
     "vq4x4096",
 )
 
@@ -63,6 +64,7 @@ def variants(codec: str) -> dict[str, TuneRecipe]:
         "no lost boards": replace(base, loss_rate=0.0),
         "no distillation": replace(base, soft=0.0, features=0.0),
         "logits only": replace(base, features=0.0),
+        "no readout": replace(base, readout=False),
         "no straight-through": replace(base, straight_through=False),
         "commitment 0": replace(base, commitment=0.0),
         "commitment 0.25": replace(base, commitment=0.25),
