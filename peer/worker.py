@@ -109,7 +109,11 @@ class Worker:
             model = self._models[assign.model]
             rows = self._rows(model, effect)
             work = _Work(
-                shard=Shard(model, model.codec(assign.codec)),
+                shard=Shard(
+                    model,
+                    model.codec(assign.codec),
+                    {number: shard.tokens.start for number, shard in enumerate(assign.shards)},
+                ),
                 model=model,
                 name=assign.model,
                 codec=assign.codec,

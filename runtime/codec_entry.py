@@ -13,7 +13,10 @@ _KEYS = {
     CodecKind.TRANSFORM: _BASE | {"bits", "encode", "decode"},
 }
 _ALWAYS_OPTIONAL = ("points_lost",)
-_OPTIONAL = {CodecKind.CODEBOOK: ("state", "absent"), CodecKind.TRANSFORM: ("attend", "state", "absent")}
+_OPTIONAL = {
+    CodecKind.CODEBOOK: ("state", "start", "absent"),
+    CodecKind.TRANSFORM: ("attend", "state", "start", "absent"),
+}
 _GRAPHS = (CodecKind.CODEBOOK, CodecKind.TRANSFORM)
 
 
@@ -32,8 +35,9 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         refuse(table.at("attend"), "only codes of keys and values can be attended to")
     if remembers and yields is not Yields.KV:
         refuse(table.at("state"), "only codes that are decoded to keys and values can pass on a state")
-    if "absent" in optional and not remembers:
-        refuse(table.at("absent"), "only codes that pass on a state can foretell what stays out")
+    for key in sorted(optional & {"start", "absent"}):
+        if not remembers:
+            refuse(table.at(key), "only codes that pass on a state have this")
     bits = _bits(table, width, geometry.blocks, least=0 if remembers else 1) if kind is CodecKind.TRANSFORM else ()
     if bits and not bits[0]:
         refuse(table.at("bits"), "the first block cannot be silent")
@@ -53,6 +57,7 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         decode=_graphs(table, "decode", geometry.blocks) if kind in _GRAPHS else (),
         attend=_graphs(table, "attend", geometry.blocks) if attends else (),
         state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
+        start=table.name("start") if "start" in optional else "",
         absent="absent" in optional and table.flag("absent"),
         points_lost=table.number("points_lost", -100.0, 100.0) if "points_lost" in optional else None,
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),

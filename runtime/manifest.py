@@ -170,7 +170,9 @@ def _check_files(stages: tuple[StageSpec, ...], codecs: tuple[CodecSpec, ...], f
     """Every graph that may be loaded is listed with its digest: nothing unverified reaches onnxruntime."""
     listed = {file.name for file in files}
     wanted = [stage.file for stage in stages] + [
-        f for codec in codecs for f in codec.encode + codec.decode + codec.attend
+        f
+        for codec in codecs
+        for f in codec.encode + codec.decode + codec.attend + ((codec.start,) if codec.start else ())
     ]
     for file in wanted:
         if file not in listed:

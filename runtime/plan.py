@@ -100,6 +100,7 @@ class CodecSpec:
     decode: tuple[str, ...] = ()
     attend: tuple[str, ...] = ()  # transform that yields kv, optional: blocks that take its indices instead of K and V
     state: int = 0  # values per token that its graphs pass on from block to block; 0: every block is coded on its own
+    start: str = ""  # with a state: graph file that turns places of tokens into the state before the first block
     absent: bool = False  # with a state: its graphs take an index that no bits can hold for codes that stayed out
     points_lost: float | None = (
         None  # of accuracy, in percentage points, on four boards with even shares; None: unknown

@@ -7,7 +7,7 @@ joins both (ASTRA, arXiv 2505.19342, sec. 3.3: own keys exact, remote keys from 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,12 +24,16 @@ from runtime.stage import Stage
 class Shard:
     """State of one request. Thread-compatible, like its model; several shards may share one model."""
 
-    def __init__(self, model: Model, codec: Codec) -> None:
-        """`codec` must be one of `model`."""
+    def __init__(self, model: Model, codec: Codec, places: Mapping[int, int] | None = None) -> None:
+        """`codec` must be one of `model`. `places`: which token of the picture other boards' first ones are.
+
+        By the boards' numbers, as `attend` takes them; None: all others take part, in the order of their tokens.
+        """
         self.block = 0  # the block whose payload `encode` makes and `attend` expects; L when done
         self._model = model
         self._codec = codec
-        self._stream = Stream(codec)
+        self._places = places
+        self._stream = Stream(codec, 0, places)
         self.batch = 0  # pictures in the request
         self.decode_s = 0.0  # time spent on the other boards' payloads so far, projection included
         self._tokens = 0
@@ -62,6 +66,7 @@ class Shard:
                 "check that all boards run the same model",
             )
         self.batch, self._tokens = rows.shape[0], rows.shape[1]
+        self._stream = Stream(self._codec, start, self._places)
         self._x, self._h, self._kv = self._model.embed.run(rows, np.array([start], dtype=np.int64))
         self.block, self._q, self._cls = 0, None, None
 

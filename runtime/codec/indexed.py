@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.arrays import F32, I32, Array
+from runtime.arrays import F32, I32, I64, Array
 from runtime.codec.base import Graph, Load, Part, Payload, check_finite, checked_shape, opened
 from runtime.codec.bitpack import BitLayout, bit_layout, pack, unpack
 from runtime.errors import CodecError
@@ -31,6 +31,7 @@ class IndexedCodec:
             block: load(self._encoder(block, file)) for block, file in zip(speaking, spec.encode, strict=True)
         }
         self._decoders: tuple[Graph, ...] = tuple(load(self._decoder(block)) for block in blocks)
+        self._start = load(self._starter()) if spec.start else None
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. A codec that predicts takes it that no block came before."""
@@ -77,6 +78,13 @@ class IndexedCodec:
             return np.empty((batch, 0, self._decoded_width), dtype=np.float32), None
         values, *following = self._decoders[block].run(indices, *self._known(state, batch, tokens))
         return values.astype(np.float32, copy=False), _next(following)
+
+    def start(self, places: I64, batch: int) -> F32 | None:
+        """The state before the first block of the tokens at `places` [R], f32 [B, R, M]; None: nothing is known."""
+        if self._start is None:
+            return None
+        (state,) = self._start.run(places)
+        return np.ascontiguousarray(np.broadcast_to(state.astype(np.float32, copy=False), (batch, *state.shape)))
 
     def foretell(self, state: F32 | None, tokens: int, *, block: int, batch: int) -> F32:
         """Keys and values of a silent block, from the `state` of the other boards' tokens alone."""
@@ -145,6 +153,14 @@ class IndexedCodec:
                 TensorSpec(name="values", dtype=DType.F32, shape=("B", "R", self._decoded_width)),
                 *(() if self.spec.silent(block) else self._state("R", "next")),
             ),
+        )
+
+    def _starter(self) -> StageSpec:
+        return StageSpec(
+            name=f"{self.spec.name}.start",
+            file=self.spec.start,
+            inputs=(TensorSpec(name="places", dtype=DType.I64, shape=("R",)),),
+            outputs=(TensorSpec(name="state", dtype=DType.F32, shape=("R", self.spec.state)),),
         )
 
     def _state(self, tokens: str, name: str = "state") -> tuple[TensorSpec, ...]:

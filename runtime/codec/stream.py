@@ -4,13 +4,14 @@ Most codecs code every block on its own. One that predicts sends only what its c
 foretell of a token, so sender and receivers carry along what those codes said, as a short vector per token (DPCM over
 depth; ASTRA, arXiv 2505.19342, codes every block anew). When a board is lost, that vector goes on as foretold, and
 with it the keys and values of its tokens, if the codec can (`CodecSpec.absent`). It cannot come back: it knows better.
+Before the first block the vector says what the token's place in the picture does, for codecs that have a `start`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from runtime.arrays import F32, Array
+from runtime.arrays import F32, I64, Array
 from runtime.codec.base import Codec, Part, Payload
 from runtime.codec.indexed import IndexedCodec
 from runtime.errors import CodecError
@@ -19,8 +20,14 @@ from runtime.errors import CodecError
 class Stream:
     """Payloads of one request, block after block."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, place: int = 0, places: Mapping[int, int] | None = None) -> None:
+        """`place`: of the first own token in the picture. `places`: of other boards' first ones, by their numbers.
+
+        None: the other boards' tokens, in their order, fill the picture from its first token to its last.
+        """
         self.codec = codec
+        self._place, self._places = place, places
+        self._tokens = 0  # own ones
         self._predicts = codec if isinstance(codec, IndexedCodec) and codec.spec.state else None
         self._own: F32 | None = None  # [B, T, M] of own tokens
         self._heard: F32 | None = None  # [B, R, M] of the tokens of `_sizes`, in its order
@@ -31,7 +38,11 @@ class Stream:
         """See `Codec.encode`."""
         if self._predicts is None:
             return self.codec.encode(values, block)
-        payload, self._own = self._predicts.encode_after(values, block, self._own if block else None)
+        if not block:
+            self._tokens = values.shape[1]
+            places = np.arange(self._place, self._place + self._tokens, dtype=np.int64)
+            self._own = self._predicts.start(places, len(values))
+        payload, self._own = self._predicts.encode_after(values, block, self._own)
         return payload
 
     def decode(self, parts: Sequence[Part], origins: Sequence[int], *, block: int, batch: int) -> F32:
@@ -43,7 +54,7 @@ class Stream:
         if self._predicts is None:
             return self.codec.decode(parts, block=block, batch=batch)
         sizes, lost = self._present(parts, origins, block)
-        heard = self._states(sizes) if block else None
+        heard = self._states(sizes) if block else self._start(sizes, batch)
         absent = sum(sizes[origin] for origin in lost)
         values, following = self._predicts.decode_after(parts, heard, block=block, batch=batch, absent=absent)
         self._heard, self._sizes, self._lost = following, sizes, lost
@@ -60,7 +71,8 @@ class Stream:
         sizes, lost = self._present(parts, origins, block)
         absent = sum(sizes[origin] for origin in lost)
         indices = self.codec.indices(parts, block=block, batch=batch, absent=absent)
-        self._heard, self._sizes, self._lost = self._states(sizes) if block else None, sizes, lost
+        self._heard = self._states(sizes) if block else self._start(sizes, batch)
+        self._sizes, self._lost = sizes, lost
         return indices, self.state(batch)
 
     def state(self, batch: int) -> F32:
@@ -90,6 +102,21 @@ class Stream:
             raise CodecError(self.codec.spec.name, "a board sends codes that it did not send for the block before")
         gone = {origin: tokens for origin, tokens in self._sizes.items() if origin not in sizes}
         return sizes | gone, set(gone)
+
+    def _start(self, sizes: Mapping[int, int], batch: int) -> F32 | None:
+        """The state before the first block of these boards' tokens."""
+        if self._predicts is None or not self.codec.spec.start:
+            return None
+        places: list[I64] = []
+        free = 0
+        for origin, tokens in sizes.items():
+            if self._places is not None:
+                free = self._places[origin]
+            elif free == self._place:
+                free += self._tokens
+            places.append(np.arange(free, free + tokens, dtype=np.int64))
+            free += tokens
+        return self._predicts.start(np.concatenate([np.empty(0, dtype=np.int64), *places]), batch)
 
     def _states(self, sizes: dict[int, int]) -> F32 | None:
         """What was heard of these boards before."""

@@ -35,8 +35,9 @@ class Loss:
 class _Round:
     """The payloads of all boards for one block after the other, decoded once; and what is foretold of a lost one."""
 
-    def __init__(self, model: Model, codec: Codec) -> None:
-        self._model, self._stream = model, Stream(codec)
+    def __init__(self, model: Model, codec: Codec, places: Sequence[int]) -> None:
+        """`places`: the first token of every board."""
+        self._model, self._stream = model, Stream(codec, -1, dict(enumerate(places)))
         self._known: dict[int, F32] = {}
         self.foretold: F32 | None = None  # keys and values of the tokens of lost boards, [B, R, 2D]
 
@@ -56,10 +57,11 @@ class _Round:
 class _OncePerPayload:
     """The codec of one board, whose `decode` hands out what was decoded for all boards together."""
 
-    def __init__(self, model: Model, codec: Codec, shared: _Round) -> None:
-        self._model, self._codec, self._stream, self._round = model, codec, Stream(codec), shared
+    def __init__(self, model: Model, codec: Codec, shared: _Round, place: int) -> None:
+        """`place`: the board's first token."""
+        self._model, self._codec, self._stream, self._round = model, codec, Stream(codec, place), shared
         # Projected already when a shard gets them: no shard shall do it again. And asked about silent blocks, too.
-        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0, bits=(), absent=False)
+        self.spec: CodecSpec = replace(codec.spec, yields=Yields.KV, state=0, bits=(), start="", absent=False)
 
     def encode(self, values: F32, block: int) -> Payload:
         """See `Codec`. Large codebooks take the pictures one by one, whose payloads put together are the same bytes."""
@@ -91,8 +93,8 @@ def divided(model: Model, codec: str, rows: U8, cuts: Sequence[int], loss: Loss 
     Class tokens of the boards that are left are averaged, then the head runs (ASTRA, arXiv 2505.19342, sec. 3.4).
     """
     own, spans = model.codec(codec), list(itertools.pairwise(cuts))
-    shared = _Round(model, own)
-    shards = [Shard(model, _OncePerPayload(model, own, shared)) for _ in spans]
+    shared = _Round(model, own, cuts[:-1])
+    shards = [Shard(model, _OncePerPayload(model, own, shared, start)) for start, _ in spans]
     for shard, (start, stop) in zip(shards, spans, strict=True):
         shard.embed(np.ascontiguousarray(rows[:, start:stop]), start)
     alive = list(range(len(shards)))

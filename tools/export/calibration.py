@@ -40,6 +40,7 @@ class Samples:
     kv: F32  # [n, 2D]
     input: F32  # [n, D]
     normed: F32  # [n, D]
+    places: npt.NDArray[np.int64]  # [n], which token of its picture each was
 
     def of(self, source: Source) -> F32:
         """The vectors a codec of this source packs."""
@@ -72,7 +73,8 @@ def sample(folder: Path, graphs: Sequence[Graph], calibration: Calibration) -> I
             np.concatenate([state[part][:, 1:][mask] for state, mask in zip(states, masks, strict=True)])
             for part in range(3)
         )
-        yield Samples(kv=kv, input=x, normed=h)
+        places = np.concatenate([np.nonzero(mask)[1] for mask in masks])
+        yield Samples(kv=kv, input=x, normed=h, places=places)
         if number + 1 < blocks:
             query, attend = load(f"query.{number}"), load(f"attend.{number}")
             for place, (x, h, kv) in enumerate(states):

@@ -32,6 +32,7 @@ class CodecEntry:
     decode: tuple[str, ...] | None = None
     attend: tuple[str, ...] | None = None  # transform of K|V: blocks that take its indices as they are
     state: int | None = None  # values per token that predictive graphs pass on from block to block
+    start: str | None = None  # predictive: graph file that turns places into the state before the first block
     absent: bool | None = None  # predictive: one index more stands for codes that stayed out
 
     def as_json(self) -> dict[str, Any]:  # Any: the values of a JSON document
@@ -43,7 +44,7 @@ class CodecEntry:
             "yields": self.yields,
             "width": self.width,
         }
-        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend", "state", "absent"):
+        for field in ("group", "groups", "codes", "bits", "encode", "decode", "attend", "state", "start", "absent"):
             value = getattr(self, field)
             if value is not None:
                 entry[field] = value

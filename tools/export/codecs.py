@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tools.export import codebook, predictive, transform
 from tools.export.calibration import Calibration, sample
@@ -87,6 +88,7 @@ class Tuned:
     source: Source
     blocks: tuple[Fit, ...]
     data: str  # name of its external data, which rates of one residual codebook share
+    start: F32 | None = None  # of codes that predict: the state before the first block at every place, [T, M+Q]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +104,13 @@ class _Shelf:
     attend: list[str] = field(default_factory=list)
     error: float = 0.0
     state: F32 | None = None  # of the calibration vectors, after the last block
+    start: str | None = None
+
+    def begin(self, folder: Path, start: F32, places: npt.NDArray[np.int64]) -> None:
+        """Write what a token's place says of it; `places` [n] are those of the calibration vectors."""
+        graph = predictive.start_graph(f"{self.name}.start", start, self.store)
+        graph.write(folder)
+        self.start, self.state = graph.file, start[places]
 
     def add(self, folder: Path, fit: Fit, values: F32, weights: VitWeights, network: TensorFile) -> None:
         """Write the graphs of the next block and measure its error on values [n, W]."""
@@ -155,6 +164,7 @@ class _Shelf:
             decode=tuple(self.decode),
             attend=tuple(self.attend) or None,
             state=first.state if isinstance(first, Predictive) else None,
+            start=self.start,
             absent=True if isinstance(first, Predictive) else None,
             error_kind="relative-rms",
             error=round(self.error, 6),
@@ -222,6 +232,8 @@ def write_codecs(
                     fit = rule.fit(values, state, vectors_per_code=calibration.vectors_per_code, block=place)
                     learned[rule.name].add(folder, fit, values, weights, network)
                 for codec in tuned:
+                    if codec.start is not None and number == 0:
+                        learned[codec.name].begin(folder, codec.start, samples.places)
                     learned[codec.name].add(folder, codec.blocks[number], samples.of(codec.source), weights, network)
                 say(f"block {number + 1} of {weights.shape.blocks}: {len(learned)} codecs fitted")
     ordered = [*names, *ready]

@@ -37,6 +37,8 @@ def component_attend_graph(
     else:
         onto = _stacked(fit)
         found = predictive.advance(build, fit)
+        if fit.places:  # are in the other values already
+            found = build.op("Slice", found, build.ints(0), build.ints(fit.state - fit.places), build.ints(2))
         remote = [predictive.indices_port("R", len(fit.bits)), predictive.state_port("R", fit)]
         kept = [predictive.state_port("R", fit, "next")] if number + 1 < weights.shape.blocks else []
     mixed = _attention(build, onto, found, weights.shape.heads, weights.shape.width)

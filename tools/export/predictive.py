@@ -7,6 +7,9 @@ next z:
 
     z' = (z P + p + c S + o - centre) basis  =  z F + c G + b        K|V^ = z' basisᵀ + centre
 
+What a token's place says of it, both sides know: Q more values of the state, which stay as they are from block to
+block, so that predictions see them and no bits are spent on them.
+
 One more index, that no bits can hold, stands for codes that stayed out: it adds nothing, and the state goes on as
 foretold. So what a board said before it was lost is not lost with it.
 
@@ -40,7 +43,7 @@ _RIDGE = 1e-6  # of the state's mean square: components that hardly vary shall n
 class Predictive:
     """The codec of one block, of its keys and values."""
 
-    prediction: F32  # P, [M, W]
+    prediction: F32  # P, [M+Q, W]; the last Q are of the token's place
     ahead: F32  # p, [W]
     inner: Transform | Codebook | None  # of what is left, [W]; a codebook has one group and stage, and no rotation
     basis: F32  # [W, M], orthonormal columns
@@ -49,7 +52,10 @@ class Predictive:
 
     @property
     def onto(self) -> tuple[F32, F32]:
-        """[M, W] and [W]: what the next state (in a silent block the state) is of keys and values, to receivers."""
+        """What the next state is of keys and values, to receivers: [M, W], its places left out, and [W].
+
+        In a silent block what the state is: [M+Q, W].
+        """
         matrix, shift = (self.prediction, self.ahead) if self.inner is None else (self.basis.T, self.centre)
         if self.readout is not None:
             matrix, shift = matrix @ self.readout[0], shift @ self.readout[0] + self.readout[1]
@@ -71,8 +77,13 @@ class Predictive:
 
     @property
     def state(self) -> int:
-        """M."""
-        return int(self.basis.shape[1])
+        """M+Q."""
+        return len(self.prediction)
+
+    @property
+    def places(self) -> int:
+        """Q."""
+        return self.state - int(self.basis.shape[1])
 
     @property
     def width(self) -> int:
@@ -80,13 +91,13 @@ class Predictive:
         return len(self.ahead)
 
     def nearest(self, values: F32, state: F32) -> I32:
-        """values [n, W], state [n, M] -> indices [n, N]."""
+        """values [n, W], state [n, M+Q] -> indices [n, N]."""
         if self.inner is None:
             return np.empty((len(values), 0), dtype=np.int32)
         return self.inner.nearest(values - (state @ self.prediction + self.ahead))
 
     def after(self, indices: I32, state: F32, heard: npt.NDArray[np.bool_] | None = None) -> F32:
-        """The next state [n, M]; `heard` bool [n]: whose codes came, None: all."""
+        """The next state [n, M+Q]; `heard` bool [n]: whose codes came, None: all."""
         if self.inner is None:
             return state
         said = self.inner.rebuild(indices)
@@ -94,13 +105,13 @@ class Predictive:
             silence = self.inner.offset if isinstance(self.inner, Transform) else np.float32(0)
             said = np.where(heard[:, None], said, silence)
         rebuilt: F32 = state @ self.prediction + self.ahead + said
-        following = (rebuilt - self.centre) @ self.basis
+        following = np.concatenate([(rebuilt - self.centre) @ self.basis, state[:, self.basis.shape[1] :]], axis=1)
         return following.astype(np.float32, copy=False)
 
     def rebuild(self, following: F32) -> F32:
-        """What a receiver takes for the values, [n, W], from the next state [n, M]."""
+        """What a receiver takes for the values, [n, W], from the next state [n, M+Q]."""
         matrix, shift = self.onto
-        values: F32 = following @ matrix + shift
+        values: F32 = following[:, : len(matrix)] @ matrix + shift
         return values
 
 
@@ -186,7 +197,7 @@ def encode_graph(name: str, fit: Predictive, store: TensorFile, of: Affine) -> G
 
 
 def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
-    """indices i32 [B, R, N] and state f32 [B, R, M] -> K|V f32 [B, R, W] and the next state.
+    """indices i32 [B, R, N] and state f32 [B, R, M+Q] -> K|V f32 [B, R, W] and the next state.
 
     Of a silent block: the state alone -> K|V.
     """
@@ -194,6 +205,7 @@ def decode_graph(name: str, fit: Predictive, store: TensorFile) -> Graph:
     out = Port(name="values", dtype="float32", shape=("B", "R", fit.width))
     matrix, shift = fit.onto
     following = "state" if fit.inner is None else advance(build, fit)
+    matrix = np.pad(matrix, ((0, fit.state - len(matrix)), (0, 0)))
     values = build.op("MatMul", following, build.weight("out", matrix))
     build.op("Add", values, build.weight("centre", shift), output="values")
     if fit.inner is None:
@@ -212,7 +224,9 @@ def _seen(build: GraphBuilder, fit: Predictive, onto: F32, of: Affine) -> str:
 
 def advance(build: GraphBuilder, fit: Predictive) -> str:
     """ "state" and "indices" -> "next"."""
-    kept = build.op("MatMul", "state", build.codec_weight("keep", np.ascontiguousarray(fit.prediction @ fit.basis)))
+    own, places = fit.state - fit.places, fit.places
+    keep = np.concatenate([fit.prediction @ fit.basis, np.eye(fit.state, dtype=np.float32)[:, own:]], axis=1)
+    kept = build.op("MatMul", "state", build.codec_weight("keep", keep))
     shift = (fit.ahead - fit.centre) @ fit.basis
     if isinstance(fit.inner, Transform):
         levels = levels_table(fit.inner).reshape(len(fit.inner.bits), -1)
@@ -221,15 +235,24 @@ def advance(build: GraphBuilder, fit: Predictive) -> str:
         place = build.op("Add", "indices", build.codec_weight("bases", bases))
         components = build.op("Gather", build.codec_weight("levels", levels.reshape(-1)), place, axis=0)
         added = build.op(
-            "MatMul", components, build.codec_weight("add", np.ascontiguousarray(fit.inner.synthesis @ fit.basis))
+            "MatMul",
+            components,
+            build.codec_weight("add", np.pad(fit.inner.synthesis @ fit.basis, ((0, 0), (0, places)))),
         )
         shift = shift + fit.inner.offset @ fit.basis
     elif fit.inner is not None:
-        table = build.codec_weight("table", np.pad(_codes(fit.inner) @ fit.basis, ((0, 1), (0, 0))))
+        table = build.codec_weight("table", np.pad(_codes(fit.inner) @ fit.basis, ((0, 1), (0, places))))
         added = build.op("Squeeze", build.op("Gather", table, "indices", axis=0), build.ints(2))
-    return build.op(
-        "Add", build.op("Add", kept, added), build.codec_weight("shift", shift.astype(np.float32)), output="next"
-    )
+    shift = np.pad(shift, (0, places)).astype(np.float32)
+    return build.op("Add", build.op("Add", kept, added), build.codec_weight("shift", shift), output="next")
+
+
+def start_graph(name: str, start: F32, store: TensorFile) -> Graph:
+    """places i64 [R] of tokens -> their state before the first block f32 [R, M+Q]; `start` [T, M+Q] is that of all."""
+    build = GraphBuilder(store)
+    build.op("Gather", build.weight("start", start), "places", axis=0, output="state")
+    out = Port(name="state", dtype="float32", shape=("R", start.shape[1]))
+    return build.finish(name, [Port(name="places", dtype="int64", shape=("R",))], [out])
 
 
 def _codes(book: Codebook) -> F32:

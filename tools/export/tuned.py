@@ -11,7 +11,8 @@ NAME.b.FIELD. W is the width of what the source (kv, input, normed) sends:
 - kind predictive-transform or predictive-codebook (source kv; `tools.export.predictive`): the tensors of the transform
   or of a codebook [1, 1, K, W], and prediction [M, W], ahead [W], basis [W, M], centre [W]; optionally readout [W, W]
   and readout_shift [W]. A silent block of a transform, which the first cannot be, has these only; a codebook has a
-  power of two of codes.
+  power of two of codes. Block 0 may have start [T, M+Q], the state before it of the tokens at all places; prediction
+  then has M+Q rows in every block.
 """
 
 from collections.abc import Callable, Mapping
@@ -76,7 +77,12 @@ def _read(entry: object, stored: Mapping[str, Tensor], shape: VitShape) -> list[
         raise BadInput(f"codecs.safetensors: blocks of {name} differ in their groups or codes", _AGAIN)
     stages = max(len(block.codes) if isinstance(block, Codebook) else 1 for block in blocks)
     if stages == 1:
-        return [Tuned(name=name, source=source, blocks=blocks, data=f"{name}.bin")]
+        first = _Block(stored, name, 0)
+        try:
+            start = _start(first, blocks, shape) if first.has("start") else None
+        except ValueError as exc:
+            raise BadInput(f"codecs.safetensors: {exc.args[0]}", _AGAIN) from exc
+        return [Tuned(name=name, source=source, blocks=blocks, data=f"{name}.bin", start=start)]
     if not name.endswith(f"x{stages}"):
         raise BadInput(f"codecs.json: the name {name} does not end in x{stages}, its number of stages", _AGAIN)
     base = name.removesuffix(f"x{stages}")
@@ -158,10 +164,16 @@ def _predictive_transform(block: _Block, width: int) -> Predictive:
     return _predictive(block, width, _transform(block, width) if block.has("analysis") else None)
 
 
+def _start(first: _Block, blocks: tuple[Fit, ...], shape: VitShape) -> F32:
+    if not isinstance(blocks[0], Predictive):
+        raise ValueError("a codec that does not predict has a start")
+    return _f32(first.get("start", shape.tokens, blocks[0].state))
+
+
 def _predictive(block: _Block, width: int, inner: Transform | Codebook | None) -> Predictive:
     basis = _f32(block.get("basis", width, None))
     return Predictive(
-        prediction=_f32(block.get("prediction", basis.shape[1], width)),
+        prediction=_f32(block.get("prediction", None, width)),
         ahead=_f32(block.get("ahead", width)),
         inner=inner,
         basis=basis,
@@ -185,7 +197,7 @@ def _check_predictive(fit: Fit, where: str, shape: VitShape, *, first: bool) -> 
         return
     if first and fit.inner is None:
         raise ValueError(f"{where} is silent: the first block cannot be")
-    if fit.state > 2 * shape.width or len(fit.bits) > shape.width:
+    if fit.places < 0 or fit.state > 2 * shape.width or len(fit.bits) > shape.width:
         raise ValueError(f"{where} has more state than keys and values, or more components than a token has values")
 
 
@@ -203,7 +215,7 @@ def _form(fit: Fit) -> tuple[int, ...]:
         case Codebook():
             return fit.codes.shape[:3]
         case Predictive():
-            return (fit.state,)  # a codebook may be larger in one block than in another
+            return (fit.state, fit.places)  # a codebook may be larger in one block than in another
         case _:
             return ()
 

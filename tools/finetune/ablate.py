@@ -64,6 +64,7 @@ def variants(codec: str) -> dict[str, TuneRecipe]:
         "no lost boards": replace(base, loss_rate=0.0),
         "no distillation": replace(base, soft=0.0, features=0.0),
         "logits only": replace(base, features=0.0),
+        "no places": replace(base, places=False),
         "no readout": replace(base, readout=False),
         "no straight-through": replace(base, straight_through=False),
         "commitment 0": replace(base, commitment=0.0),

@@ -5,9 +5,11 @@ from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tools.export.predictive import default_state, share_bits, speaking_bits
 from tools.finetune.noise import ResidualNoise
+from tools.finetune.places import place_features
 from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import Form, Rate
 from tools.finetune.recipe import TuneRecipe
@@ -20,15 +22,20 @@ Codes: TypeAlias = VectorCodes | TransformCodes | PredictiveCodes
 class Bank(nn.Module):
     """Codes of every rate and block, and the noise of their residuals."""
 
+    features: Tensor  # [T, Q] of every place, see `place_features`
+
     def __init__(
         self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe, *, heads: int
     ) -> None:
         """`samples`: per block, vectors [n, W] of the undivided network by the name of their source; `heads`: its."""
         super().__init__()
         self.rates, self.recipe = tuple(rates), recipe
-        self.codes = nn.ModuleList(
-            nn.ModuleList(_start(rate, samples, heads if recipe.readout else 0)) for rate in rates
-        )  # by rate, by block
+        tokens = int(samples[0]["place"].max()) + 1
+        features = place_features(samples, tokens) if recipe.places else torch.zeros(tokens, 0)
+        self.register_buffer("features", features)
+        heads = heads if recipe.readout else 0
+        # By rate, by block.
+        self.codes = nn.ModuleList(nn.ModuleList(_start(rate, samples, features, heads)) for rate in rates)
         self.noise = nn.ModuleList(
             nn.ModuleList(ResidualNoise(block[rate.source.value].shape[1]) for block in samples) for rate in rates
         )
@@ -53,12 +60,17 @@ class Bank(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """`NAME.BLOCK.FIELD` of all codes: the content of codecs.safetensors."""
-        return {
-            f"{rate.name}.{number}.{field}": tensor.detach().cpu().contiguous().clone()
+        found = {
+            f"{rate.name}.{number}.{field}": tensor
             for index, rate in enumerate(self.rates)
             for number, codes in enumerate(self.of(index))
             for field, tensor in codes.tensors().items()
         }
+        if self.features.shape[1]:
+            places = torch.arange(len(self.features))
+            predictive = (index for index, rate in enumerate(self.rates) if rate.predictive)
+            found |= {f"{self.rates[index].name}.0.start": self.start(index, places) for index in predictive}
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
     def entries(self) -> list[dict[str, object]]:
         """The content of codecs.json."""
@@ -82,13 +94,19 @@ class Bank(nn.Module):
     def refit(self, samples: Sequence[dict[str, Tensor]]) -> None:
         """Fit the transforms again to vectors of the network as it is now."""
         for index, rate in enumerate(self.rates):
-            state: Tensor | None = None
+            state = self.start(index, samples[0]["place"])
             for codes, block in zip(self.of(index), samples, strict=True):
                 match codes:
                     case TransformCodes():
                         codes.refit(block[rate.source.value])
                     case PredictiveCodes():
                         state = codes.refit(block[rate.source.value], state)
+
+    def start(self, index: int, places: Tensor) -> Tensor:
+        """The state before the first block of the tokens at `places` i64 [n], by codec number `index`: [n, M+Q]."""
+        first = self.of(index)[0]
+        count = first.count if isinstance(first, PredictiveCodes) else 0
+        return functional.pad(self.features[places.to(self.features.device)], (count, 0))
 
 
 class Recoder:
@@ -99,7 +117,7 @@ class Recoder:
         self.bank, self.index, self.stages, self.source = bank, index, stages, source
         self.commitment = torch.zeros(())
         self.rate = bank.rates[index]
-        self._state: Tensor | None = None  # of codes that predict: what those of the block before said
+        self._state = torch.zeros(0)  # of codes that predict: what those of the block before said
 
     @property
     def foretells(self) -> bool:
@@ -112,7 +130,9 @@ class Recoder:
         with torch.autocast(values.device.type, enabled=False):
             flat = values.reshape(-1, values.shape[-1]).float()
             rebuilt: Tensor
-            before = self._state if block else None
+            if not block:
+                self._state = self.bank.start(self.index, torch.arange(values.shape[1]).repeat(len(values)))
+            before = self._state
             arrived = None if heard is None else heard.to(flat.device).repeat(len(values))
             if isinstance(codes, PredictiveCodes):
                 rebuilt, self._state = codes(flat, before, arrived)
@@ -132,14 +152,14 @@ class Recoder:
             if self.source is not None:
                 # What is lost shall not move codes, nor vectors towards them.
                 known = slice(None) if arrived is None else arrived
-                self._follow(flat[known], rebuilt[known], block, None if before is None else before[known])
+                self._follow(flat[known], rebuilt[known], block, before[known] if len(before) else before)
                 if recipe.noise > 0 and torch.is_grad_enabled():
                     rebuilt = rebuilt + self.bank.noise_of(self.index, block).sample(flat, recipe.noise, self.source)
             if isinstance(codes, PredictiveCodes) and codes.readout is not None:
                 rebuilt = codes.readout(rebuilt)
         return rebuilt.view(values.shape)
 
-    def _follow(self, flat: Tensor, rebuilt: Tensor, block: int, before: Tensor | None) -> None:
+    def _follow(self, flat: Tensor, rebuilt: Tensor, block: int, before: Tensor) -> None:
         """Moving averages, and the commitment to what was rebuilt."""
         recipe, source = self.bank.recipe, self.source
         assert source is not None
@@ -154,15 +174,18 @@ class Recoder:
             codes.follow(flat, before, **averaging, source=source)
 
 
-def _start(rate: Rate, samples: Sequence[dict[str, Tensor]], heads: int) -> Iterator[Codes]:
-    """Codes of one block after the other, fitted to its samples; `heads`: for which they get a readout."""
-    state: Tensor | None = None
+def _start(rate: Rate, samples: Sequence[dict[str, Tensor]], features: Tensor, heads: int) -> Iterator[Codes]:
+    """Codes of one block after the other, fitted to its samples.
+
+    `features` [T, Q] of every place; `heads`: for which they get a readout.
+    """
+    count = default_state(samples[0][rate.source.value].shape[1], rate.bits) if rate.predictive else 0
+    state = functional.pad(features[samples[0]["place"]], (count, 0))
     for number, block in enumerate(samples):
         values = block[rate.source.value]
         if rate.predictive:
             share = 1 << share_bits(rate.bits, len(samples))[number] if rate.groups else 0
             bits = 0 if rate.groups else speaking_bits(rate.bits, rate.every, len(samples))[number]
-            count = default_state(values.shape[1], rate.bits)
             codes = PredictiveCodes(values, state, bits=bits, codes=share, count=count, heads=heads, seed=number)
             state = codes.refit(values, state)
             yield codes

@@ -17,16 +17,17 @@ from tools.finetune.vector_codes import VectorCodes
 class PredictiveCodes(nn.Module):
     """The codec of one block."""
 
-    prediction: Tensor  # [M, W]
+    prediction: Tensor  # [M+Q, W]
     ahead: Tensor  # [W]
     basis: Tensor  # [W, M]
     centre: Tensor  # [W]
 
     def __init__(
-        self, values: Tensor, state: Tensor | None, *, bits: int, codes: int, count: int, heads: int, seed: int
+        self, values: Tensor, state: Tensor, *, bits: int, codes: int, count: int, heads: int, seed: int
     ) -> None:
-        """Fitted to values [n, W] after a `state` [n, `count`]: a transform of `bits`, a book of `codes`, or silent.
+        """Fitted to values [n, W] after a `state` [n, M+Q]: a transform of `bits`, a book of `codes`, or silent.
 
+        `count`: M, what is kept of codes; the rest of a state tells of the token's place and stays as it is.
         `heads`: of the network, each of which reads what is rebuilt in its own way; 0: all take it as it is.
         """
         super().__init__()
@@ -34,47 +35,47 @@ class PredictiveCodes(nn.Module):
         self.readout = Readout(width, heads) if heads else None
         self.count = count
         for name, shape in (
-            ("prediction", (self.count, width)),
+            ("prediction", (state.shape[1], width)),
             ("ahead", (width,)),
             ("basis", (width, self.count)),
             ("centre", (width,)),
         ):
             self.register_buffer(name, torch.zeros(shape))
-        self._predict(values, self._blank(values) if state is None else state)
-        left = values - self.ahead - (0 if state is None else state @ self.prediction)
+        self._predict(values, state)
+        left = values - self._ahead(state)
         self.inner: TransformCodes | VectorCodes | None = None  # a silent block
         if bits:
             self.inner = TransformCodes(left, bits=bits, components=0)
         elif codes:
             self.inner = VectorCodes(left, groups=1, codes=codes, stages=1, rotated=False, seed=seed)
 
-    def forward(self, values: Tensor, state: Tensor | None, heard: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What is rebuilt from values [n, W], before the readout, and the state [n, M] that it leaves.
+    def forward(self, values: Tensor, state: Tensor, heard: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is rebuilt from values [n, W], before the readout, and the state [n, M+Q] that it leaves.
 
         `heard` bool [n]: of which values the codes arrive; None: of all.
         """
-        ahead = self._ahead(values, state)
+        ahead = self._ahead(state)
         if self.inner is None:
-            return ahead, self._blank(values) if state is None else state
+            return ahead, state
         said = self.inner(values - ahead)
         if heard is not None:
             silence = self.inner.mean if isinstance(self.inner, TransformCodes) else torch.zeros_like(self.ahead)
             said = torch.where(heard[:, None], said, silence)
         following = (ahead + said - self.centre) @ self.basis
-        return following @ self.basis.T + self.centre, following
+        return following @ self.basis.T + self.centre, torch.cat([following, state[:, self.count :]], dim=1)
 
     @torch.no_grad()
-    def refit(self, values: Tensor, state: Tensor | None) -> Tensor:
-        """Fit again on values [n, W] and the state [n, M] that the block before leaves; returns that of this one.
+    def refit(self, values: Tensor, state: Tensor) -> Tensor:
+        """Fit again on values [n, W] and the state [n, M+Q] that the block before leaves; returns that of this one.
 
         A codebook stays as it is, apart from what prediction and summary make of it.
         """
         device = self.centre.device
         values = values.to(device)
-        self._predict(values, self._blank(values) if state is None else state)
-        ahead = self._ahead(values, state)
+        self._predict(values, state)
+        ahead = self._ahead(state)
         if self.inner is None:
-            return self._blank(values) if state is None else state
+            return state
         if isinstance(self.inner, TransformCodes):
             self.inner.refit(values - ahead)
         rebuilt = ahead + self.inner(values - ahead)
@@ -85,12 +86,10 @@ class PredictiveCodes(nn.Module):
         return following
 
     @torch.no_grad()
-    def follow(
-        self, values: Tensor, state: Tensor | None, *, decay: float, revive: float, source: torch.Generator
-    ) -> None:
+    def follow(self, values: Tensor, state: Tensor, *, decay: float, revive: float, source: torch.Generator) -> None:
         """One step of a codebook's moving averages on values [n, W]; a transform has none."""
         if isinstance(self.inner, VectorCodes):
-            self.inner.follow(values - self._ahead(values, state), decay=decay, revive=revive, source=source)
+            self.inner.follow(values - self._ahead(state), decay=decay, revive=revive, source=source)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint of codecs holds."""
@@ -98,14 +97,11 @@ class PredictiveCodes(nn.Module):
         read = {} if self.readout is None else self.readout.tensors()
         return {**own, **read, **({} if self.inner is None else self.inner.tensors())}
 
-    def _ahead(self, values: Tensor, state: Tensor | None) -> Tensor:
+    def _ahead(self, state: Tensor) -> Tensor:
         """What the state foretells, [n, W]."""
-        return self.ahead.expand_as(values) if state is None else state @ self.prediction + self.ahead
+        return state @ self.prediction + self.ahead
 
     def _predict(self, values: Tensor, state: Tensor) -> None:
         prediction, ahead = predict(values.cpu().numpy(), state.cpu().numpy())
         self.prediction.copy_(torch.from_numpy(prediction))
         self.ahead.copy_(torch.from_numpy(ahead))
-
-    def _blank(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(values), self.count, device=values.device)

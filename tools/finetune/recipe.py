@@ -31,6 +31,7 @@ class TuneRecipe:
     favour: float = 0.5  # codecs are drawn in proportion to their bits to the power of minus this
     calibration: int = 1000  # training pictures on which codes start (and transforms are fitted again at the end)
     refit: int = 100  # steps between new transforms; 0: those of the start stay until the end
+    places: bool = True  # start from what a token's place says of it; codes that predict only
     readout: bool = True  # each head learns how to read rebuilt keys and values; codes that predict only
     readout_speed: float = 5.0  # their learning rate, as a multiple of the network's: they start at the identity
     straight_through: bool = True

@@ -20,6 +20,7 @@ from tools.export.predictive import fit_predictive
 from tools.export.transform import fit_transform
 from tools.finetune.divided import divided, project
 from tools.finetune.noise import ResidualNoise
+from tools.finetune.places import place_features
 from tools.finetune.predictive_codes import PredictiveCodes
 from tools.finetune.rates import parse_rate
 from tools.finetune.recipe import TuneRecipe
@@ -196,7 +197,7 @@ def test_transform_codes_match_the_exporters_and_pass_gradients_along_what_is_se
 
 @pytest.mark.parametrize(("bits", "codes"), [(12, 0), (0, 16)])
 def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int, codes: int) -> None:
-    state, known = None, np.zeros((len(values), 4), dtype=np.float32)
+    state, known = torch.zeros(len(values), 4), np.zeros((len(values), 4), dtype=np.float32)
     for number in range(3):
         block = values + number * values.roll(1, dims=1)  # each block an affine function of the tokens, like K|V
         made = PredictiveCodes(block, state, bits=bits, codes=codes, count=4, heads=2, seed=number)
@@ -210,12 +211,13 @@ def test_predictive_codes_are_as_good_as_the_exporters(values: Tensor, bits: int
 
 
 def test_gradients_reach_the_tokens_through_the_state(values: Tensor) -> None:
-    first = PredictiveCodes(values, None, bits=12, codes=0, count=4, heads=2, seed=0)
-    state = first.refit(values, None)
+    blank = torch.zeros(len(values), 4)
+    first = PredictiveCodes(values, blank, bits=12, codes=0, count=4, heads=2, seed=0)
+    state = first.refit(values, blank)
     second = PredictiveCodes(2 * values, state, bits=4, codes=0, count=4, heads=2, seed=0)
     second.refit(2 * values, state)
     own = values[:5].clone().requires_grad_(True)
-    _, left = first(own, None)
+    _, left = first(own, blank[:5])
     second(2 * own.detach(), left)[0].sum().backward()
     assert own.grad is not None
     assert float(own.grad.abs().max()) > 0.1
@@ -307,3 +309,20 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(data: Dataset, tmp_path: P
         assert whole.keys() == cut.keys()
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
     assert {key.split(".")[0] for key in whole} == set(RECIPE.codecs)
+
+
+def test_places_are_known_to_both_sides_and_cost_no_bits(values: Tensor) -> None:
+    place = torch.arange(len(values)) % 8
+    spread = 6 * torch.randn(8, 16)
+    placed = values + spread[place]  # most of what a token is, it is by its place
+    samples = [{"kv": placed, "place": place}, {"kv": 2 * placed, "place": place}]
+    features = place_features(samples, 8)
+    assert features.shape == (8, 7)
+    start = functional.pad(features[place], (12, 0))
+    errors = []
+    for state in (torch.zeros(len(values), 12), start):
+        codes = PredictiveCodes(placed, state, bits=12, codes=0, count=12, heads=0, seed=0)
+        following = codes.refit(placed, state)
+        assert torch.equal(following[:, 12:], state[:, 12:])
+        errors.append(float((codes(placed, state)[0] - placed).square().mean()))
+    assert errors[1] < 0.6 * errors[0]

@@ -65,11 +65,10 @@ def test_the_second_block_gains_from_the_first(kind: str) -> None:
 
 
 def test_without_a_past_it_is_the_plain_transform() -> None:
-    fit = fit_predictive(VALUES, np.zeros((len(VALUES), 16), dtype=np.float32), bits=20)
+    nothing = np.zeros((len(VALUES), 16), dtype=np.float32)
+    fit = fit_predictive(VALUES, nothing, bits=20)
     plain = fit_transform(VALUES, 20)
-    rebuilt = fit.rebuild(
-        fit.after(fit.nearest(VALUES, np.zeros((len(VALUES), 16), np.float32)), np.zeros((1, 16), np.float32))
-    )
+    rebuilt = fit.rebuild(fit.after(fit.nearest(VALUES, nothing), nothing))
     np.testing.assert_allclose(rebuilt, plain.rebuild(plain.nearest(VALUES)), rtol=1e-3, atol=1e-2)
 
 
