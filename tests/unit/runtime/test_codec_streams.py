@@ -11,14 +11,20 @@ from runtime.model import Model
 from runtime.shard import Shard
 
 SIZES = {3: 4, 5: 2, 9: 5}  # content tokens by number of the board
-PREDICTING = ("ptc16", "pvq5", "ptc8x2")
+PREDICTING = ("ptc16", "pvq5", "ptc8x2", "placed12")
+PLACES = {3: 0, 5: 4, 9: 11}  # first tokens, in a picture of 16; ours are those from the sixth to the tenth
+
+
+def listening(model: Model, name: str) -> Stream:
+    """A board's view of the others."""
+    return Stream(model.codec(name), 6, PLACES)
 
 
 def spoken(model: Model, name: str) -> list[dict[int, Part]]:
     """Payloads of three blocks by the number of their board: random values that resemble each other over the blocks."""
     codec = model.codec(name)
     rng = np.random.default_rng(2)
-    streams = {number: Stream(codec) for number in SIZES}
+    streams = {number: Stream(codec, PLACES[number]) for number in SIZES}
     tokens = {
         number: rng.standard_normal((2, size, codec.spec.width)).astype(np.float32) for number, size in SIZES.items()
     }
@@ -28,13 +34,28 @@ def spoken(model: Model, name: str) -> list[dict[int, Part]]:
     ]
 
 
+@pytest.mark.parametrize("places", [PLACES, None])
+def test_the_state_starts_from_the_places_of_the_tokens(tiny: Model, places: dict[int, int] | None) -> None:
+    codec = tiny.codec("placed12")
+    assert isinstance(codec, IndexedCodec)
+    rng = np.random.default_rng(2)
+    own = rng.standard_normal((2, 5, codec.spec.width)).astype(np.float32)
+    stream = Stream(codec, 6, places)
+    stream.encode(own, 0)
+    parts = spoken(tiny, "placed12")[0]
+    where = np.array([0, 1, 2, 3, 4, 5, 11, 12, 13, 14, 15])
+    wanted = codec.decode_after([*parts.values()], codec.start(where, 2), block=0, batch=2)[0]
+    np.testing.assert_allclose(heard(stream, parts, 0), wanted, atol=1e-5)
+    assert np.abs(wanted - codec.decode([*parts.values()], block=0, batch=2)).max() > 0.1
+
+
 def heard(stream: Stream, parts: dict[int, Part], block: int) -> np.ndarray:
     return stream.decode([*parts.values()], [*parts], block=block, batch=2)
 
 
 @pytest.mark.parametrize("name", PREDICTING)
 def test_boards_together_are_boards_one_by_one(tiny: Model, name: str) -> None:
-    together, alone = Stream(tiny.codec(name)), {number: Stream(tiny.codec(name)) for number in SIZES}
+    together, alone = listening(tiny, name), {number: listening(tiny, name) for number in SIZES}
     for block, parts in enumerate(spoken(tiny, name)):
         singly = [heard(alone[number], {number: part}, block) for number, part in parts.items()]
         np.testing.assert_allclose(heard(together, parts, block), np.concatenate(singly, axis=1), atol=1e-5)
@@ -43,7 +64,7 @@ def test_boards_together_are_boards_one_by_one(tiny: Model, name: str) -> None:
 @pytest.mark.parametrize("name", PREDICTING)
 def test_blocks_before_matter(tiny: Model, name: str) -> None:
     codec, rounds = tiny.codec(name), spoken(tiny, name)
-    stream = Stream(codec)
+    stream = listening(tiny, name)
     for block, parts in enumerate(rounds):
         values = heard(stream, parts, block)
     assert isinstance(codec, IndexedCodec)
@@ -54,7 +75,7 @@ def test_blocks_before_matter(tiny: Model, name: str) -> None:
 @pytest.mark.parametrize("lost", SIZES)
 def test_a_lost_board_does_not_change_what_the_others_said(tiny: Model, name: str, lost: int) -> None:
     rounds = spoken(tiny, name)
-    whole, without = Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    whole, without = listening(tiny, name), listening(tiny, name)
     edges = np.cumsum([0, *SIZES.values()])
     place = [*SIZES].index(lost)
     gone = np.arange(edges[place], edges[place + 1])
@@ -70,8 +91,8 @@ def test_a_lost_board_does_not_change_what_the_others_said(tiny: Model, name: st
 
 @pytest.mark.parametrize("name", PREDICTING)
 def test_what_was_said_before_foretells_a_lost_board_better_than_nothing(tiny: Model, name: str) -> None:
-    codec, rounds = tiny.codec(name), spoken(tiny, name)
-    whole, without, late = Stream(codec), Stream(codec), Stream(codec)
+    rounds = spoken(tiny, name)
+    whole, without, late = (listening(tiny, name) for _ in range(3))
     wanted = [heard(whole, parts, block) for block, parts in enumerate(rounds)]
     heard(without, rounds[0], 0)
     others = {number: rounds[1][number] for number in (3, 5)}
@@ -86,7 +107,7 @@ def test_what_was_said_before_foretells_a_lost_board_better_than_nothing(tiny: M
 
 @pytest.mark.parametrize("name", PREDICTING)
 def test_a_lost_board_is_not_heard_again(tiny: Model, name: str) -> None:
-    rounds, stream = spoken(tiny, name), Stream(tiny.codec(name))
+    rounds, stream = spoken(tiny, name), listening(tiny, name)
     heard(stream, rounds[0], 0)
     heard(stream, {number: rounds[1][number] for number in (3, 9)}, 1)
     with pytest.raises(CodecError, match="did not send for the block before"):
@@ -97,7 +118,7 @@ def test_a_lost_board_is_not_heard_again(tiny: Model, name: str) -> None:
 @pytest.mark.parametrize("name", PREDICTING)
 def test_order_is_that_of_the_parts(tiny: Model, name: str) -> None:
     rounds = spoken(tiny, name)
-    straight, turned = Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    straight, turned = listening(tiny, name), listening(tiny, name)
     heard(straight, rounds[0], 0), heard(turned, rounds[0], 0)
     backwards = dict(reversed(rounds[1].items()))
     wanted = np.split(heard(straight, rounds[1], 1), np.cumsum([*SIZES.values()])[:-1], axis=1)
@@ -106,19 +127,19 @@ def test_order_is_that_of_the_parts(tiny: Model, name: str) -> None:
 
 @pytest.mark.parametrize("name", PREDICTING)
 def test_a_board_that_was_not_heard_before_is_refused(tiny: Model, name: str) -> None:
-    rounds, stream = spoken(tiny, name), Stream(tiny.codec(name))
+    rounds, stream = spoken(tiny, name), listening(tiny, name)
     few = {3: rounds[0][3], 5: rounds[0][5]}
     heard(stream, few, 0)
     with pytest.raises(CodecError, match="did not send for the block before"):
         heard(stream, rounds[1], 1)
     assert heard(stream, {3: rounds[1][3], 5: rounds[1][5]}, 1).shape[1] == 6  # the stream is as it was
     with pytest.raises(CodecError, match="did not send for the block before"):
-        heard(Stream(tiny.codec(name)), rounds[1], 1)
+        heard(listening(tiny, name), rounds[1], 1)
 
 
 @pytest.mark.parametrize("name", PREDICTING)
 def test_a_refused_payload_leaves_the_stream_as_it_was(tiny: Model, name: str) -> None:
-    rounds, stream, other = spoken(tiny, name), Stream(tiny.codec(name)), Stream(tiny.codec(name))
+    rounds, stream, other = spoken(tiny, name), listening(tiny, name), listening(tiny, name)
     for each in (stream, other):
         heard(each, rounds[0], 0)
     with pytest.raises(CodecError, match="bytes"):

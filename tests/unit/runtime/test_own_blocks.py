@@ -14,7 +14,8 @@ def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int, lost_fr
     rng = np.random.default_rng(5)
     rows = rng.integers(0, 256, (batch, geometry.tokens, geometry.row_bytes), dtype=np.uint8)
     edges = list(zip((0, *cuts), (*cuts, geometry.tokens), strict=True))
-    shards = [Shard(model, model.codec(codec)) for _ in edges]
+    places = {number: start for number, (start, _) in enumerate(edges)}
+    shards = [Shard(model, model.codec(codec), places) for _ in edges]
     for shard, (start, stop) in zip(shards, edges, strict=True):
         shard.embed(np.ascontiguousarray(rows[:, start:stop]), start)
     while not shards[0].done:
@@ -27,7 +28,7 @@ def classes(model: Model, codec: str, cuts: tuple[int, ...], batch: int, lost_fr
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("cuts", [(), (5,), (2, 9)])
-@pytest.mark.parametrize("name", ["tc24", "ptc16", "pvq5", "ptc8x2"])
+@pytest.mark.parametrize("name", ["tc24", "ptc16", "pvq5", "ptc8x2", "placed12"])
 def test_own_blocks_give_what_decoding_first_gives(
     tiny: Model, monkeypatch: pytest.MonkeyPatch, name: str, cuts: tuple[int, ...], batch: int
 ) -> None:
@@ -40,7 +41,7 @@ def test_own_blocks_give_what_decoding_first_gives(
 
 
 @pytest.mark.parametrize("lost_from", [1, 2])
-@pytest.mark.parametrize("name", ["ptc16", "pvq5", "ptc8x2"])
+@pytest.mark.parametrize("name", ["ptc16", "pvq5", "ptc8x2", "placed12"])
 def test_own_blocks_foretell_a_lost_board_alike(
     tiny: Model, monkeypatch: pytest.MonkeyPatch, name: str, lost_from: int
 ) -> None:
