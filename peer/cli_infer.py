@@ -48,7 +48,7 @@ _MEMBERS_S = 2.0
     "--within",
     type=click.FloatRange(-100, 100),
     metavar="POINTS",
-    help="The fastest codec that loses no more percentage points of accuracy (see peerctl models show).",
+    help="The fastest codec measured to lose no more percentage points on so many boards (see peerctl models show).",
 )
 @click.option(
     "--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel between the boards  [direct]."
@@ -65,7 +65,7 @@ _MEMBERS_S = 2.0
 @click.option(
     "--allow-degraded",
     is_flag=True,
-    help="Rather a result without a lost board's tokens than the time of another run.",
+    help="Rather a result without a lost board (its tokens missing, or foretold) than the time of another run.",
 )
 @click.option("--batch", type=click.IntRange(1, MAX_BLOBS), default=1, help="Images per request  [1].")
 @click.option("--explain", is_flag=True, help="What the request cost each board, and why it ran so.")

@@ -101,7 +101,7 @@ def _show(entry: ModelReport, *, as_json: bool) -> None:
     for key, value in facts:
         if value:
             click.echo(f"  {printable(key):8} {printable(value)}")
-    heads = ("codec", "kind", "of", "bits/token", "smaller", "error", "measure", "points lost")
+    heads = ("codec", "kind", "of", "bits/token", "smaller", "error", "measure", "points lost (boards)")
     rows = [
         (
             codec.name + (" (default)" if codec.name == entry.default_codec else ""),
@@ -111,11 +111,11 @@ def _show(entry: ModelReport, *, as_json: bool) -> None:
             f"{codec.compression:,.1f}x",
             f"{codec.error.value:.3g}",
             codec.error.kind,
-            "-" if codec.points_lost is None else f"{codec.points_lost:.2f}",
+            ", ".join(f"{points:.2f} ({boards})" for boards, points in codec.points_lost) or "-",
         )
         for codec in entry.codecs
     ]
-    click.echo(table(heads, rows, right=frozenset({"bits/token", "smaller", "error", "points lost"})))
+    click.echo(table(heads, rows, right=frozenset({"bits/token", "smaller", "error"})))
 
 
 def _fetch(asked: Asked, model: str, *, timeout_s: float) -> None:

@@ -12,7 +12,10 @@ from peer.reports import PlanQuery, PlanReport, PlanRowReport
 @click.option("--model", help="Model to plan for  [the daemon's default].")
 @click.option("--codec", help="How codes are packed on the way  [the model's].")
 @click.option(
-    "--within", type=click.FloatRange(-100, 100), metavar="POINTS", help="Any codec that loses no more accuracy."
+    "--within",
+    type=click.FloatRange(-100, 100),
+    metavar="POINTS",
+    help="Any codec that is measured to lose no more percentage points of accuracy.",
 )
 @click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel  [direct].")
 @click.option("--batch", type=click.IntRange(1, 64), default=1, help="Images in one request  [1].")
@@ -39,6 +42,8 @@ def plan(
       peerctl plan --within 1          with the fastest codec that loses at most one point of accuracy
       peerctl plan --requests 8        how a folder of images would be run
     """
+    if codec is not None and within is not None:
+        raise click.UsageError("--codec names one codec, --within leaves the choice to the planner: give one")
     query = PlanQuery(model=model, codec=codec, within=within, exchange=exchange, batch=batch, requests=requests)
     with Asked(socket=socket, json=as_json, timeout_s=timeout).client() as client:
         report = client.plan(query)

@@ -20,7 +20,7 @@ def wanted_codecs(facts: ModelFacts, name: str | None, within: float | None) -> 
     found = facts.within(within)
     if found:
         return found
-    known = sorted((c.points_lost, c.name) for c in facts.codecs.values() if c.points_lost is not None)
+    known = sorted((c.points_lost[0][1], c.name) for c in facts.codecs.values() if c.points_lost)
     if not known:
         raise Refused(f"nobody has measured what the codecs of {facts.name} cost in accuracy; name a codec instead")
     least, best = known[0]

@@ -80,7 +80,9 @@ class Inference:
         self.begun += 1
         model = self._catalog.named(query.model)
         plan = self._catalog.plan(model)
-        codec, *others = wanted_codecs(self._catalog.facts_of(model), query.codec, query.within)
+        alone = query.mode == "single" or query.boards == 1
+        within = None if alone else query.within
+        codec, *others = wanted_codecs(self._catalog.facts_of(model), query.codec, within)
         exchange = self._exchange(query.exchange)
         if not 1 <= len(images) <= MAX_BATCH:
             raise BadInput(f"{len(images)} images in one request; send between 1 and {MAX_BATCH}")
@@ -94,6 +96,7 @@ class Inference:
             model=model,
             codec=codec,
             others=tuple(others),
+            within=within,
             exchange=exchange,
             mode=self._mode(query.mode),
             boards=query.boards,

@@ -40,6 +40,7 @@ def plan_report(
         wish = Wish(
             codec=wanted,
             others=tuple(others),
+            within=query.within,
             exchanges=(_EXCHANGES[exchange],),
             batch=query.batch,
             file_bytes=query.input_bytes,

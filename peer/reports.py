@@ -146,8 +146,8 @@ class CodecReport:
     # Bits of one token of the model's width as f32, over the bits of its code.
     compression: float
     error: CodecErrorReport
-    # Percentage points of accuracy on four boards; None where nobody measured it.
-    points_lost: float | None = None
+    # Percentage points of accuracy by the number of boards; empty where nobody measured it.
+    points_lost: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One codec entry of a manifest -> CodecSpec. Which keys an entry has depends on its kind; few are optional."""
 
-from runtime.fields import Table, integer, name, refuse, sequence
+from runtime.fields import Table, integer, name, number, refuse, sequence
 from runtime.plan import CodecKind, CodecSpec, ErrorBound, Geometry, Source, Yields
 
 _BASE = frozenset({"name", "kind", "source", "yields", "width", "error"})
@@ -59,9 +59,20 @@ def parse_codec(value: object, where: str, geometry: Geometry) -> CodecSpec:
         state=table.integer("state", 1, 2 * geometry.width) if remembers else 0,
         start=table.name("start") if "start" in optional else "",
         absent="absent" in optional and table.flag("absent"),
-        points_lost=table.number("points_lost", -100.0, 100.0) if "points_lost" in optional else None,
+        points_lost=_points(table) if "points_lost" in optional else (),
         error=ErrorBound(kind=error.name("kind"), value=error.number("value", 0.0, 1e9)),
     )
+
+
+def _points(table: Table) -> tuple[tuple[int, float], ...]:
+    """[boards, points] for rising numbers of boards."""
+    found: list[tuple[int, float]] = []
+    for where, item in table.items("points_lost", 1, 64):
+        boards, points = sequence(item, where, 2, 2)
+        found.append((integer(boards, f"{where}[0]", 2, 4096), number(points, f"{where}[1]", -100.0, 100.0)))
+        if len(found) > 1 and found[-2][0] >= found[-1][0]:
+            refuse(where, "the numbers of boards must rise")
+    return tuple(found)
 
 
 def _only(value: object, where: str, key: str) -> object:

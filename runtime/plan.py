@@ -102,9 +102,7 @@ class CodecSpec:
     state: int = 0  # values per token that its graphs pass on from block to block; 0: every block is coded on its own
     start: str = ""  # with a state: graph file that turns places of tokens into the state before the first block
     absent: bool = False  # with a state: its graphs take an index that no bits can hold for codes that stayed out
-    points_lost: float | None = (
-        None  # of accuracy, in percentage points, on four boards with even shares; None: unknown
-    )
+    points_lost: tuple[tuple[int, float], ...] = ()  # accuracy: (boards, percentage points), by rising boards
     error: ErrorBound
 
     def index_bits(self, block: int) -> tuple[int, ...]:

@@ -145,8 +145,9 @@ class Coordinator:
 
     def _follow(self, chosen: Course, view: View, now: float) -> list[Effect]:
         self._course = chosen
-        self.submission = replace(self.submission, codec=chosen.codec, others=())  # of later attempts as well
-        self._time.codec = chosen.codec
+        if chosen.way is Way.SEQUENCE:  # later attempts keep the codec
+            self.submission = replace(self.submission, codec=chosen.codec, others=())
+            self._time.codec = chosen.codec
         match chosen.way:
             case Way.SINGLE:
                 return self._alone(now)

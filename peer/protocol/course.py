@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from peer.errors import NotEnoughBoards, Refused, RequestError
 from peer.protocol import ring
 from peer.protocol.events import Mode, Submission
-from peer.protocol.outlook import Outlook, Situation, Ways, Wish, alternatives, forced
+from peer.protocol.outlook import Outlook, Situation, Ways, Wish, allowed, alternatives, forced
 from peer.protocol.partition import partition
 from peer.protocol.planner import Option, Way
 from peer.protocol.shares import weights, worthwhile
@@ -55,6 +55,10 @@ def course(wanted: Submission, at: Situation, outlook: Outlook) -> Course | Requ
         return Refused(f"{problem}; ask for other shares")
     counts = tuple(part.count for part in ranges)
     codec, option = _forced(_everybody(at), outlook, chosen, counts)
+    if codec is None:
+        return Refused(
+            f"no codec that loses {wanted.within:g} points or less on {boards} boards can be used; allow more"
+        )
     return Course(
         way=Way.SEQUENCE,
         boards=chosen,
@@ -73,6 +77,7 @@ def wish_of(wanted: Submission) -> Wish:
     return Wish(
         codec=wanted.codec,
         others=wanted.others,
+        within=wanted.within,
         exchanges=(wanted.exchange,),
         batch=wanted.batch,
         file_bytes=file_bytes,
@@ -98,13 +103,17 @@ def planned(at: Situation, outlook: Outlook) -> Course:
 
 def _forced(
     at: Situation, outlook: Outlook, boards: tuple[PeerId, ...], counts: tuple[int, ...]
-) -> tuple[str, Option | None]:
-    """The fastest codec that would do for a division that somebody has fixed; the first one where none is known."""
+) -> tuple[str | None, Option | None]:
+    """The fastest codec that would do for a division that somebody has fixed; None where none does.
+
+    Of codecs that no board has measured the first one is taken.
+    """
     options = [forced(outlook.ways(each), each, boards, counts) for each in alternatives(at)]
-    known = [option for option in options if option is not None]
+    known = [option for option in options if option is not None and allowed(option, at)]
     if not known:
-        return at.wish.codec, None
-    best = min(known, key=lambda option: outlook.predicted_s(option, at))
+        return (at.wish.codec if at.wish.within is None or None in options else None), None
+    timed = [option for option in known if option.timed]
+    best = min(timed or known[:1], key=lambda option: outlook.predicted_s(option, at))
     return best.codec, best
 
 

@@ -34,6 +34,7 @@ class Submission:
     model: ModelId
     codec: str
     others: tuple[str, ...] = ()  # codecs that would do as well, if one of them is faster
+    within: float | None = None  # percentage points of accuracy that codes may cost
     exchange: Exchange
     mode: Mode
     boards: int | None  # None: the planner's choice; in mode SEQUENCE every board that is alive and holds the model

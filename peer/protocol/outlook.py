@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from peer.protocol.experience import Case, Experience
 from peer.protocol.forecast import NARROW, Forecast, Load, Party, mean_block_s, quoted_tokens
 from peer.protocol.planner import Choice, Key, Option, Way, choose, options, sequence
-from peer.protocol.types import Exchange, Member, ModelFacts, ModelId, PeerId, View
+from peer.protocol.types import MAX_BODY_BYTES, Exchange, Member, ModelFacts, ModelId, PeerId, View
 
 ASSUMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, until a link was measured
 ASSUMED_REACH_S = 0.5e-3
-_KEPT = 32
+_KEPT = 512
 _FAR_OFF, _SLACK_S = 2.0, 0.02  # a way that takes so many times longer than foreseen, or shorter, has changed
 _FINENESS = 1.2  # inputs whose sizes differ by less are of one kind
 
@@ -34,6 +34,7 @@ class Wish:
 
     codec: str
     others: tuple[str, ...] = ()  # codecs that would do as well, if one of them is faster
+    within: float | None = None  # percentage points of accuracy that codes may cost
     exchanges: tuple[Exchange, ...]
     batch: int
     file_bytes: int | None
@@ -99,7 +100,7 @@ class Outlook:
         links, view = self._links(), at.view
         if self._known.view is not view or self._known.links != links:
             self._known = _Known(view, links)
-        kind = replace(at.wish, file_bytes=None, others=())
+        kind = replace(at.wish, file_bytes=None, others=(), within=None)
         key = (at.facts.model, kind, _bucket(at.wish.file_bytes), at.bustle.absent)
         kept = self._known.ways.get(key)
         if kept is None:
@@ -116,10 +117,11 @@ class Outlook:
     def choose(self, ways: Ways, at: Situation) -> Choice:
         """The option to take, and why. The next request of the kind changes ways only for a clear gain."""
         usual = (at.facts.model, (at.wish.codec, *at.wish.others), at.wish.batch)
-        found = list(ways.found)
+        found = [option for option in ways.found if option.way is not Way.SEQUENCE or allowed(option, at)]
         # Other codecs differ from the first one where tokens are shared, and nowhere else.
         for each in alternatives(at)[1:]:
-            found += [option for option in self.ways(each).found if option.way is Way.SEQUENCE]
+            shared = (option for option in self.ways(each).found if option.way is Way.SEQUENCE)
+            found += [option for option in shared if option.timed and allowed(option, at)]
         choice = choose(
             found,
             lambda option: self.factor(option, at),
@@ -154,6 +156,18 @@ class Outlook:
         """Forget all other models."""
         self.experience.keep(models)
         self._usual = {key: way for key, way in self._usual.items() if key[0] in models}
+
+
+def allowed(option: Option, at: Situation) -> bool:
+    """Whether the codes of a shared request lose no more than is allowed on so many boards, and can travel."""
+    if at.wish.within is None:
+        return True
+    codec = at.facts.codecs[option.codec]
+    lost = codec.loses(len(option.boards))
+    most = max(
+        codec.payload_bytes(block=b, tokens=max(option.counts), batch=at.wish.batch) for b in range(at.facts.blocks)
+    )
+    return lost is not None and lost <= at.wish.within and most <= MAX_BODY_BYTES
 
 
 def alternatives(at: Situation) -> tuple[Situation, ...]:

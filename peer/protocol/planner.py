@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from peer.protocol.forecast import Forecast, Load, Party, alone, codec_times, elsewhere_s, shared
+from peer.protocol.forecast import Forecast, Load, Party, alone, codec_index, codec_times, elsewhere_s, shared
 from peer.protocol.partition import partition
 from peer.protocol.profile import line_through
 from peer.protocol.shares import EVEN
@@ -38,6 +38,7 @@ class Option:
     codec: str
     forecast: Forecast
     assumed: bool = False  # some board's times, or some link's, are guessed
+    timed: bool = True  # every board has measured the codec
 
     @property
     def key(self) -> "Key":
@@ -91,6 +92,7 @@ def sequence(members: Sequence[Party], counts: tuple[int, ...], load: Load, exch
         codec=load.codec,
         forecast=shared(members, counts, load, exchange, me),
         assumed=any(party.assumed for party in members),
+        timed=all(party.times.codec(codec_index(load.facts, load.codec)) is not None for party in members),
     )
 
 
@@ -246,7 +248,7 @@ def _reason(
             return f"another board alone is predicted to take {_ms(seconds[best.key])}, {mine}{guessed}"
         case _:
             codecs = {key[3] for key in seconds if key[0] is Way.SEQUENCE}
-            how = f" with {best.codec}, the fastest of {len(codecs)} codecs," if len(codecs) > 1 else ""
+            how = f" with {best.codec} of {len(codecs)} codecs" if len(codecs) > 1 else ""
             return f"{len(best.boards)} boards{how} are predicted to take {_ms(seconds[best.key])}, {mine}{guessed}"
 
 

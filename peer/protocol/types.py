@@ -158,7 +158,7 @@ class CodecFacts:
 
     name: str
     bits_per_token: tuple[int, ...]  # one entry per block
-    points_lost: float | None = None  # percentage points on four boards; None: nobody measured it
+    points_lost: tuple[tuple[int, float], ...] = ()  # (boards, percentage points), by rising boards; as measured
 
     @property
     def rounds(self) -> int:
@@ -169,6 +169,10 @@ class CodecFacts:
         """The first block from `block` on whose codes travel; the number of blocks if none does."""
         blocks = len(self.bits_per_token)
         return next((each for each in range(block, blocks) if self.bits_per_token[each]), blocks)
+
+    def loses(self, boards: int) -> float | None:
+        """Points that so many boards lose: as measured on as many, or on the next larger number; None: unknown."""
+        return next((points for count, points in self.points_lost if count >= boards), None)
 
     def payload_bytes(self, *, block: int, tokens: int, batch: int) -> int:
         return (tokens * batch * self.bits_per_token[block] + 7) // 8
@@ -190,8 +194,8 @@ class ModelFacts:
     size_bytes: int  # of its files: the upper bound of what its weights occupy
 
     def within(self, points: float) -> tuple[str, ...]:
-        """Codecs that lose at most so many points of accuracy, the default one first and then those of fewest bits."""
-        fit = [c for c in self.codecs.values() if c.points_lost is not None and c.points_lost <= points]
+        """Codecs that lose at most so many points on two boards, the default one first, then those of fewest bits."""
+        fit = [c for c in self.codecs.values() if (lost := c.loses(2)) is not None and lost <= points]
         fit.sort(key=lambda codec: (codec.name != self.default_codec, sum(codec.bits_per_token), codec.name))
         return tuple(codec.name for codec in fit)
 

@@ -2,8 +2,9 @@
 
     python -m tools.evaluate.record --model models_onnx/vit-cifar10 --rows runs/vit-cifar10.jsonl
 
-Percentage points on four boards with even shares, against the undivided network, of all test pictures that were
-measured. Gives the model a new identity: record before it is handed out. `peerctl infer --within POINTS` goes by it.
+Percentage points with even shares, against the undivided network, for every number of boards that was measured; of more
+boards never less than of fewer. Gives the model a new identity: record before it is handed out. `peerctl infer --within
+POINTS` goes by it.
 """
 
 import argparse
@@ -18,20 +19,19 @@ from tools.export.card import matching
 from tools.export.failure import BadInput, run
 from tools.export.manifest import set_points_lost
 
-BOARDS = 4
 
-
-def points_lost(rows: Sequence[Row]) -> dict[str, float]:
-    """Points by the name of the codec, of the rows with most pictures."""
+def points_lost(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+    """Points by the name of the codec and the number of boards, of the rows with most pictures."""
     whole = undivided(rows)
     if not whole:
         return {}
     most = max(whole)
-    return {
-        row.codec: round(whole[most].accuracy - row.accuracy, 2)
-        for row in rows
-        if row.codec and (row.boards, row.split, row.lost, row.images) == (BOARDS, Split.EVEN.value, False, most)
-    }
+    found: dict[str, dict[int, float]] = {}
+    for row in sorted(rows, key=lambda row: row.boards):
+        if row.codec and row.boards > 1 and (row.split, row.lost, row.images) == (Split.EVEN.value, False, most):
+            own = found.setdefault(row.codec, {})
+            own[row.boards] = max(round(whole[most].accuracy - row.accuracy, 2), *own.values(), -100.0)
+    return found
 
 
 def main() -> None:
@@ -43,9 +43,10 @@ def main() -> None:
     rows = matching([row for path in given.rows for row in read_rows(path)], read_plan(given.model))
     lost = points_lost(rows)
     if not lost:
-        raise BadInput(f"no row of {BOARDS} boards is of this model", "evaluate it first")
+        raise BadInput("no row of several boards is of this model", "evaluate it first")
     set_points_lost(given.model, lost)
-    print(f"{given.model}: {', '.join(f'{name} {points:g}' for name, points in lost.items())}")
+    for name, own in lost.items():
+        print(f"{name}: {', '.join(f'{points:g} on {boards} boards' for boards, points in own.items())}")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def _accuracy(facts: Facts) -> list[str]:
         f"Undivided: **{most.accuracy:.2f} %** on {part} test pictures. Through the exported stages and the runtime "
         "that boards use. In brackets: points against the undivided network. Bits are payload bits per content "
         "token and block, keys and values both counted; compression is 32 x width / bits. The default codec is "
-        "bold. One lost: a random board is lost from a random block on, and the others answer without its tokens.",
+        "bold. One lost: a random board is lost from a random block on, and the others answer without it; codes that "
+        "predict foretell its tokens, unless it was lost before the first.",
         "",
     ]
     if single:

@@ -94,14 +94,17 @@ def set_default_codec(folder: Path, name: str) -> None:
     store(folder, document)
 
 
-def set_points_lost(folder: Path, lost: Mapping[str, float]) -> None:
-    """Say what codecs cost in accuracy; this gives the model a new identity. Codecs that are not named lose theirs."""
+def set_points_lost(folder: Path, lost: Mapping[str, Mapping[int, float]]) -> None:
+    """Say what codecs cost in accuracy, by name and number of boards, and of no others.
+
+    This gives the model a new identity.
+    """
     document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for codec in document["codecs"]:
         error = codec.pop("error")
         codec.pop("points_lost", None)
         if codec["name"] in lost:
-            codec["points_lost"] = lost[codec["name"]]
+            codec["points_lost"] = [[boards, points] for boards, points in sorted(lost[codec["name"]].items())]
         codec["error"] = error
     store(folder, document)
 

@@ -84,11 +84,11 @@ async def test_a_wrong_choice_is_refused_by_name(
 
 async def test_codecs_that_are_accurate_enough_go_to_the_planner(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "tiny")
-    set_points_lost(tmp_path / "tiny", {"f32": 0.0, "int8": 0.1, "vq4x16": 7.0})
+    set_points_lost(tmp_path / "tiny", {"f32": {4: 0.0}, "int8": {4: 0.1}, "vq4x16": {2: 3.0}})
     board = Board(tmp_path)
     asking = asyncio.ensure_future(board.inference.infer(replace(QUERY, within=0.2), [PHOTO]))
     asked = (await board.submitted()).submission
-    assert (asked.codec, asked.others) == ("f32", ("int8",))  # the model's default first
+    assert (asked.codec, asked.others, asked.within) == ("f32", ("int8",), 0.2)  # the model's default first
     asking.cancel()
     with pytest.raises(Refused, match=r"no codec of tiny is known to lose -1 points of accuracy or less; f32 loses 0"):
         await Board(tmp_path).inference.infer(replace(QUERY, within=-1.0), [PHOTO])

@@ -97,9 +97,9 @@ def test_what_a_person_fixed_is_kept() -> None:
 SPARSE = replace(
     VIT,
     codecs={
-        "tc53": CodecFacts(name="tc53", bits_per_token=(53,) * 12, points_lost=0.3),
-        "f32": CodecFacts(name="f32", bits_per_token=(49_152,) * 12, points_lost=0.0),
-        "ptc53x2": CodecFacts(name="ptc53x2", bits_per_token=(106, 0) * 6, points_lost=1.6),
+        "tc53": CodecFacts(name="tc53", bits_per_token=(53,) * 12, points_lost=((4, 0.3), (8, 0.6))),
+        "f32": CodecFacts(name="f32", bits_per_token=(49_152,) * 12, points_lost=((4, 0.0), (8, 0.0))),
+        "ptc53x2": CodecFacts(name="ptc53x2", bits_per_token=(106, 0) * 6, points_lost=((2, 0.9), (4, 1.6))),
         "unmeasured": CodecFacts(name="unmeasured", bits_per_token=(1,) * 12),
     },
 )
@@ -113,25 +113,69 @@ def test_codecs_that_are_accurate_enough(points: float, codecs: tuple[str, ...])
     assert SPARSE.within(points) == codecs
 
 
-@pytest.mark.parametrize("boards", [None, 3])
-@pytest.mark.parametrize(("rtt_s", "others", "codec"), [
-    (0.05, ("ptc53x2", "f32"), "ptc53x2"),  # far: fewer rounds
-    (0.05, ("f32",), "tc53"),  # far and narrow: few bits
-    (0.05, (), "tc53"),  # nobody said that another codec would do
-])  # fmt: skip
-def test_the_fastest_codec_that_would_do_is_taken(
-    boards: int | None, rtt_s: float, others: tuple[str, ...], codec: str
-) -> None:
-    asked = replace(ASKED, boards=boards, others=others)
-    known = view(*(board(i) for i in range(4)))
+def board_that_timed(index: int, *codecs: int) -> Member:
+    """A board that has measured these codecs of `SPARSE` besides the first two."""
+    found = board(index)
+    assert found.profile is not None
+    stages = found.profile.models[0]
+    more = (replace(stages.codecs[0], codec=codec) for codec in codecs)
+    return replace(found, profile=replace(found.profile, models=(replace(stages, codecs=(*stages.codecs, *more)),)))
+
+
+def with_others(
+    others: tuple[str, ...], within: float, *, boards: int | None = None, timed: tuple[int, ...] = (2,), batch: int = 1
+) -> Course:
+    """A request that several codecs would do for, on four boards far apart with narrow links."""
+    rows = bytes(batch * VIT.tokens * VIT.row_bytes)
+    asked = replace(ASKED, boards=boards, others=others, within=within, batch=batch, rows=rows)
+    known = view(*(board_that_timed(i, *timed) for i in range(4)))
     at = replace(situation(known, asked), facts=SPARSE)
-    links = {peer(i): Link(rtt_s, 1.25e6) for i in range(1, 4)}
+    links = {peer(i): Link(0.05, 1.25e6) for i in range(1, 4)}
     found = course(asked, at, Outlook(Experience(), lambda: links))
     assert isinstance(found, Course)
-    assert (found.way, found.codec) == (Way.SEQUENCE, codec)
+    assert found.way is Way.SEQUENCE
     assert found.option is not None
-    assert found.option.codec == codec
-    assert ("the fastest of" in found.reason) == bool(others and boards is None)
+    assert found.option.codec == found.codec
+    assert ("of 2 codecs" in found.reason or "of 3 codecs" in found.reason) == (
+        boards is None and len(others) > (2 not in timed)
+    )
+    return found
+
+
+@pytest.mark.parametrize("boards", [None, 3])
+def test_the_fastest_codec_that_would_do_is_taken(boards: int | None) -> None:
+    assert with_others(("ptc53x2", "f32"), 2.0, boards=boards).codec == "ptc53x2"  # far: fewer rounds
+    assert with_others(("f32",), 2.0, boards=boards).codec == "tc53"  # narrow: few bits
+    assert with_others((), 2.0, boards=boards).codec == "tc53"  # no other codec would do
+
+
+def test_a_codec_that_no_board_has_measured_is_not_preferred() -> None:
+    assert with_others(("ptc53x2",), 2.0, timed=()).codec == "tc53"
+
+
+def test_a_codec_loses_more_on_more_boards() -> None:
+    four, three = with_others(("ptc53x2",), 1.6), with_others(("ptc53x2",), 1.6, boards=3)
+    assert (four.codec, len(four.boards), three.codec) == ("ptc53x2", 4, "ptc53x2")
+    assert with_others(("ptc53x2",), 1.5, boards=4).codec == "tc53"
+    assert with_others(("ptc53x2",), 1.5, boards=2).codec == "ptc53x2"
+    few = with_others(("ptc53x2",), 1.5)
+    assert few.codec == "tc53" or len(few.boards) == 2
+
+
+def test_no_codec_that_loses_as_little_is_an_error_that_says_so() -> None:
+    asked = replace(ASKED, boards=3, within=0.1)
+    at = replace(situation(view(*(board(i) for i in range(4))), asked), facts=SPARSE)
+    problem = course(asked, at, Outlook(Experience(), lambda: LINKS))
+    assert str(problem) == "no codec that loses 0.1 points or less on 3 boards can be used; allow more"
+
+
+def test_codes_too_large_to_travel_are_no_choice() -> None:
+    fast = {peer(i): Link(1e-5, 1.25e9) for i in range(1, 4)}
+    asked = replace(ASKED, batch=64, rows=bytes(64 * VIT.tokens * VIT.row_bytes), others=("f32",), within=2.0, boards=2)
+    at = replace(situation(view(board(0), board(1)), asked), facts=SPARSE)
+    found = course(asked, at, Outlook(Experience(), lambda: fast))
+    assert isinstance(found, Course)
+    assert found.codec == "tc53"
 
 
 def test_a_codec_that_would_do_must_be_one_of_the_models() -> None:

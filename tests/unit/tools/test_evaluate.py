@@ -248,15 +248,18 @@ def test_card_tells_what_was_measured(folder: Path, model: Model, archive: Path,
 
 
 def test_what_codecs_cost_in_accuracy_goes_into_the_manifest(folder: Path, tmp_path: Path) -> None:
-    assert points_lost(TABLE) == {"f32": 0.0, "tc64": 0.5, "tc32": 2.0}
+    assert points_lost(TABLE) == {"f32": {2: 0.0, 4: 0.0}, "tc64": {2: 0.0, 4: 0.5}, "tc32": {2: 0.0, 4: 2.0}}
+    assert points_lost([TABLE[0], row("tc8", 8, 4, 600), row("tc8", 8, 6, 650)]) == {"tc8": {4: 10.0, 6: 10.0}}
     assert points_lost(TABLE[1:]) == {}
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     before = read_plan(copy)
-    set_points_lost(copy, {"f32": 0.0, "tc12": 1.25})
-    set_points_lost(copy, {"tc12": 1.5})
+    set_points_lost(copy, {"f32": {4: 0.0}, "tc12": {4: 1.25}})
+    set_points_lost(copy, {"tc12": {8: 1.5, 2: -0.5}})
     after = open_model(copy)
-    assert {codec.name: codec.points_lost for codec in after.codecs if codec.points_lost is not None} == {"tc12": 1.5}
+    assert {codec.name: codec.points_lost for codec in after.codecs if codec.points_lost} == {
+        "tc12": ((2, -0.5), (8, 1.5))
+    }
     assert all(identity(after, codec) == identity(before, codec) for codec in ("", *CODECS))
 
 
