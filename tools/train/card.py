@@ -41,6 +41,8 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
     """One paragraph from a fine-tuning run's metrics.json."""
     recipe = metrics["recipe"]
     boards = ", ".join(str(count) for count in recipe["boards"])
+    helps = {"places": "start from the places of tokens", "readout": "are read by each head in a way of its own"}
+    learnt = " and ".join(words for key, words in helps.items() if recipe.get(key))
     return (
         f"Fine-tuning with codes in the loop (ASTRA, arXiv 2505.19342v2, and beyond): {recipe['steps']} steps of "
         f"{recipe['batch']}, AdamW, peak learning rate {recipe['rate']}, seed {recipe['seed']}; one checkpoint for the "
@@ -48,7 +50,7 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
         f"{'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
         f"{100 * recipe['loss_rate']:.0f} % of the batches. Distilled from the undivided model: logits with weight "
         f"{recipe['soft']}, tokens with {recipe['features']}. Noise of the residual: {recipe['noise']}; commitment: "
-        f"{recipe['commitment']}. The undivided figures of this card are those of the fine-tuned weights."
+        f"{recipe['commitment']}. {f'Codes that predict {learnt}. ' if learnt else ''}The undivided figures of this card are those of the fine-tuned weights."
     )
 
 
