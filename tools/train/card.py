@@ -43,6 +43,7 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
     boards = ", ".join(str(count) for count in recipe["boards"])
     helps = {"places": "start from the places of tokens", "readout": "are read by each head in a way of its own"}
     learnt = " and ".join(words for key, words in helps.items() if recipe.get(key))
+    learnt = f"Codes that predict {learnt}. " if learnt else ""
     return (
         f"Fine-tuning with codes in the loop (ASTRA, arXiv 2505.19342v2, and beyond): {recipe['steps']} steps of "
         f"{recipe['batch']}, AdamW, peak learning rate {recipe['rate']}, seed {recipe['seed']}; one checkpoint for the "
@@ -50,7 +51,7 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
         f"{'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
         f"{100 * recipe['loss_rate']:.0f} % of the batches. Distilled from the undivided model: logits with weight "
         f"{recipe['soft']}, tokens with {recipe['features']}. Noise of the residual: {recipe['noise']}; commitment: "
-        f"{recipe['commitment']}. {f'Codes that predict {learnt}. ' if learnt else ''}The undivided figures of this card are those of the fine-tuned weights."
+        f"{recipe['commitment']}. {learnt}The undivided figures of this card are those of the fine-tuned weights."
     )
 
 
