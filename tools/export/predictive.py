@@ -232,7 +232,7 @@ def advance(build: GraphBuilder, fit: Predictive) -> str:
         levels = levels_table(fit.inner).reshape(len(fit.inner.bits), -1)
         levels = np.pad(levels, ((0, 0), (0, 1)))  # absent: nothing of any component
         bases = np.arange(len(levels), dtype=np.int32) * np.int32(levels.shape[1])
-        place = build.op("Add", "indices", build.codec_weight("bases", bases))
+        place = build.op("Add", "indices", build.codec_weight("rows", bases))
         components = build.op("Gather", build.codec_weight("levels", levels.reshape(-1)), place, axis=0)
         added = build.op(
             "MatMul",

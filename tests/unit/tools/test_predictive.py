@@ -19,7 +19,7 @@ STATE = 8
 NORMED = (RNG.standard_normal((3000, 16)) @ RNG.standard_normal((16, 16))).astype(np.float32)
 KV = Affine(weight=RNG.standard_normal((16, 32)).astype(np.float32), bias=np.arange(32, dtype=np.float32))
 VALUES = NORMED @ KV.weight + KV.bias
-KINDS = {"transform": {"bits": 20}, "codebook": {"codes": 32}}
+KINDS = {"transform": {"bits": 20}, "transform of many bits": {"bits": 130}, "codebook": {"codes": 32}}
 
 
 def blank(count: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_graphs_equal_numpy(tmp_path: Path, kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["transform", "codebook"])
 def test_the_second_block_gains_from_the_first(kind: str) -> None:
     first, second, state = two_blocks(kind)
     errors = []
