@@ -1,6 +1,6 @@
 """What a token's place alone says of its keys and values, as a few numbers per place that every board knows.
 
-A third of the variance of keys and values is the place in the picture: position embeddings, and what blocks make of
+A good part of the variance of keys and values is the place in the picture: position embeddings, and what blocks make of
 them. Both sides know it, so no bit should be spent on it. Codes that predict start from it, and keep it in sight.
 """
 
