@@ -132,8 +132,13 @@ def test_a_rotated_token_opens_the_door_and_the_old_one_does_not(boards: Boards)
     time.sleep(GREETED_S)
     assert all("late" not in boards.states(name) for name in ("a", "b", "c"))
     assert boards.states("late") == {}
-    report = json.loads(boards.peerctl("late", "doctor", "--json").stdout)
-    assert any(f["topic"] == "seeds" and "token" in f["remedy"] for f in report["findings"])
+    boards.wait(
+        lambda: any(
+            f["topic"] == "seeds" and "token" in f["remedy"]
+            for f in json.loads(boards.peerctl("late", "doctor", "--json").stdout)["findings"]
+        ),
+        "doctor to name the token",
+    )
     report = json.loads(boards.peerctl("a", "doctor", "--json").stdout)
     assert any(f["topic"] == "door" and "refused" in f["what"] for f in report["findings"])
     assert boards.peerctl("late", "doctor", "--strict").returncode == 1
