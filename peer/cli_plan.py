@@ -15,7 +15,7 @@ from peer.reports import PlanQuery, PlanReport, PlanRowReport
     "--within",
     type=click.FloatRange(-100, 100),
     metavar="POINTS",
-    help="Any codec that is measured to lose no more percentage points of accuracy.",
+    help="The fastest codec measured to lose no more percentage points (see peerctl models show).",
 )
 @click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel  [direct].")
 @click.option("--batch", type=click.IntRange(1, 64), default=1, help="Images in one request  [1].")

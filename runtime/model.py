@@ -12,6 +12,7 @@ import numpy as np
 from runtime.arrays import F32, U8, Array
 from runtime.codec.base import Codec
 from runtime.codec.build import build
+from runtime.codec.indexed import IndexedCodec
 from runtime.errors import PlanError, StageError
 from runtime.integrity import FileMark, mark_files, open_model, read_plan
 from runtime.memory import free_bytes
@@ -166,6 +167,11 @@ class Model:
 
     def _warm_up_codec(self, codec: Codec, own: tuple[Stage, ...]) -> None:
         """One token through every block's encoder, decoder and projection, and through blocks of its own."""
+        if codec.spec.start and isinstance(codec, IndexedCodec):
+            places = self.plan.geometry.tokens
+            state = codec.start(np.arange(places, dtype=np.int64), 1)
+            if state is None or state.shape != (1, places, codec.spec.state) or not np.isfinite(state).all():
+                raise StageError(f"{codec.spec.name}.start", "does not return a finite state for every place")
         values = np.zeros((1, 1, codec.spec.width), dtype=np.float32)
         for block in range(self.plan.geometry.blocks):
             decoded = codec.decode([(1, codec.encode(values, block))], block=block, batch=1)

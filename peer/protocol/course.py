@@ -106,12 +106,14 @@ def _forced(
 ) -> tuple[str | None, Option | None]:
     """The fastest codec that would do for a division that somebody has fixed; None where none does.
 
-    Of codecs that no board has measured the first one is taken.
+    Of codecs that not all boards have measured the first one is taken.
     """
-    options = [forced(outlook.ways(each), each, boards, counts) for each in alternatives(at)]
-    known = [option for option in options if option is not None and allowed(option, at)]
+    kinds = [each for each in alternatives(at) if allowed(each.wish.codec, counts, at)]
+    if not kinds:
+        return None, None
+    known = [option for each in kinds if (option := forced(outlook.ways(each), each, boards, counts)) is not None]
     if not known:
-        return (at.wish.codec if at.wish.within is None or None in options else None), None
+        return kinds[0].wish.codec, None
     timed = [option for option in known if option.timed]
     best = min(timed or known[:1], key=lambda option: outlook.predicted_s(option, at))
     return best.codec, best

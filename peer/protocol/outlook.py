@@ -117,11 +117,15 @@ class Outlook:
     def choose(self, ways: Ways, at: Situation) -> Choice:
         """The option to take, and why. The next request of the kind changes ways only for a clear gain."""
         usual = (at.facts.model, (at.wish.codec, *at.wish.others), at.wish.batch)
-        found = [option for option in ways.found if option.way is not Way.SEQUENCE or allowed(option, at)]
+        found = [
+            option
+            for option in ways.found
+            if option.way is not Way.SEQUENCE or allowed(option.codec, option.counts, at)
+        ]
         # Other codecs differ from the first one where tokens are shared, and nowhere else.
         for each in alternatives(at)[1:]:
             shared = (option for option in self.ways(each).found if option.way is Way.SEQUENCE)
-            found += [option for option in shared if option.timed and allowed(option, at)]
+            found += [option for option in shared if option.timed and allowed(option.codec, option.counts, at)]
         choice = choose(
             found,
             lambda option: self.factor(option, at),
@@ -158,15 +162,13 @@ class Outlook:
         self._usual = {key: way for key, way in self._usual.items() if key[0] in models}
 
 
-def allowed(option: Option, at: Situation) -> bool:
-    """Whether the codes of a shared request lose no more than is allowed on so many boards, and can travel."""
+def allowed(name: str, counts: Sequence[int], at: Situation) -> bool:
+    """Whether a codec loses no more than is allowed on boards with so many tokens each, and its codes can travel."""
     if at.wish.within is None:
         return True
-    codec = at.facts.codecs[option.codec]
-    lost = codec.loses(len(option.boards))
-    most = max(
-        codec.payload_bytes(block=b, tokens=max(option.counts), batch=at.wish.batch) for b in range(at.facts.blocks)
-    )
+    codec = at.facts.codecs[name]
+    lost = codec.loses(len(counts))
+    most = max(codec.payload_bytes(block=b, tokens=max(counts), batch=at.wish.batch) for b in range(at.facts.blocks))
     return lost is not None and lost <= at.wish.within and most <= MAX_BODY_BYTES
 
 

@@ -25,8 +25,10 @@ _SCORES_IN_CACHE = 1 << 22  # measured: 32 x 1024 codes are searched 2.5 times a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A board that is not heard of any more from a block's exchange on; the others go on without its tokens, or with
-    what its codes of before foretell."""
+    """A board that is not heard of any more from a block's exchange on.
+
+    The others go on without its tokens, or with what its codes of before foretell of them.
+    """
 
     board: int
     block: int

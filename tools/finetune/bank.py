@@ -15,6 +15,7 @@ from tools.finetune.rates import Form, Rate
 from tools.finetune.recipe import TuneRecipe
 from tools.finetune.transform_codes import TransformCodes
 from tools.finetune.vector_codes import VectorCodes
+from tools.train.network import VitConfig
 
 Codes: TypeAlias = VectorCodes | TransformCodes | PredictiveCodes
 
@@ -25,15 +26,14 @@ class Bank(nn.Module):
     features: Tensor  # [T, Q] of every place, see `place_features`
 
     def __init__(
-        self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe, *, heads: int
+        self, rates: Sequence[Rate], samples: Sequence[dict[str, Tensor]], recipe: TuneRecipe, config: VitConfig
     ) -> None:
-        """`samples`: per block, vectors [n, W] of the undivided network by the name of their source; `heads`: its."""
+        """`samples`: per block, vectors [n, W] of the undivided network, of shape `config`, by their source's name."""
         super().__init__()
         self.rates, self.recipe = tuple(rates), recipe
-        tokens = int(samples[0]["place"].max()) + 1
-        features = place_features(samples, tokens) if recipe.places else torch.zeros(tokens, 0)
+        features = place_features(samples, config.tokens) if recipe.places else torch.zeros(config.tokens, 0)
         self.register_buffer("features", features)
-        heads = heads if recipe.readout else 0
+        heads = config.num_attention_heads if recipe.readout else 0
         # By rate, by block.
         self.codes = nn.ModuleList(nn.ModuleList(_start(rate, samples, features, heads)) for rate in rates)
         self.noise = nn.ModuleList(

@@ -9,7 +9,7 @@ class TuneRecipe:
 
     seed: int = 1
     steps: int = 400
-    batch: int = 64  # 128 with half the steps was worse, 32 with twice as many hardly better
+    batch: int = 64
     rate: float = 2e-4  # peak learning rate, AdamW
     warm_up: float = 0.05  # share of the steps
     decay: float = 0.02

@@ -40,7 +40,7 @@ class Tuner:
         self.objective = Objective(recipe, exact)
         self.rates = tuple(parse_rate(name) for name in recipe.codecs)
         torch.manual_seed(recipe.seed)
-        self.bank = Bank(self.rates, self.samples(exact), recipe, heads=network.config.num_attention_heads).to(device)
+        self.bank = Bank(self.rates, self.samples(exact), recipe, network.config).to(device)
         matrices = [p for p in self.network.parameters() if p.dim() == 2]
         readouts = self.bank.readouts()
         others = [p for p in self.network.parameters() if p.dim() != 2]

@@ -43,7 +43,8 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
     boards = ", ".join(str(count) for count in recipe["boards"])
     helps = {"places": "start from the places of tokens", "readout": "are read by each head in a way of its own"}
     learnt = " and ".join(words for key, words in helps.items() if recipe.get(key))
-    learnt = f"Codes that predict {learnt}. " if learnt else ""
+    predicting = any(name.startswith(("ptc", "pvq")) for name in recipe["codecs"])
+    learnt = f"Codes that predict {learnt}. " if learnt and predicting else ""
     return (
         f"Fine-tuning with codes in the loop (ASTRA, arXiv 2505.19342v2, and beyond): {recipe['steps']} steps of "
         f"{recipe['batch']}, AdamW, peak learning rate {recipe['rate']}, seed {recipe['seed']}; one checkpoint for the "

@@ -18,6 +18,7 @@ from runtime.shard import Shard
 from tools.evaluate.__main__ import cheapest, evaluate, main
 from tools.evaluate.boards import Loss, divided
 from tools.evaluate.measure import draw
+from tools.evaluate.record import main as record
 from tools.evaluate.record import points_lost
 from tools.evaluate.rows import Condition, Row, Split, append_row, conditions, identity, read_rows
 from tools.evaluate.table import tables
@@ -261,6 +262,22 @@ def test_what_codecs_cost_in_accuracy_goes_into_the_manifest(folder: Path, tmp_p
         "tc12": ((2, -0.5), (8, 1.5))
     }
     assert all(identity(after, codec) == identity(before, codec) for codec in ("", *CODECS))
+
+
+def test_the_command_records_what_was_measured_of_this_model(
+    folder: Path, model: Model, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, out = tmp_path / "tiny", tmp_path / "rows.jsonl"
+    shutil.copytree(folder, copy)
+    monkeypatch.setattr("sys.argv", ["record", "--model", str(copy), "--rows", str(out)])
+    append_row(out, row("tc12", 12, 2, 999))  # of another model
+    with pytest.raises(BadInput, match="no row of several boards is of this model"):
+        record()
+    evaluate(
+        model, archive, list(conditions(["tc12"], [2], [Split.EVEN], lost=[], single="f32")), out=out, limit=0, seed=1
+    )
+    assert run(record) == 0
+    assert [codec.name for codec in open_model(copy).codecs if codec.points_lost] == ["tc12"]
 
 
 def test_plot_is_small_and_repeatable(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_ablation_rows_are_measured_once(folder: Path, tmp_path: Path) -> None:
     assert [row["recipe"]["steps"] for row in rows] == [0, 1]
     assert all(0 <= row[f"tc12 {case}"] <= 100 for row in rows for case in ("N=4", "N=4 random", "N=4 one lost"))
     assert (tmp_path / "kept" / "noise-1" / "codecs.safetensors").is_file()
-    assert "1 steps of 128" in (tmp_path / "kept" / "noise-1" / "card.md").read_text()
+    card = (tmp_path / "kept" / "noise-1" / "card.md").read_text()
+    assert "1 steps of 64" in card
+    assert "predict" not in card  # tc12 does not
     rows[0]["whole"] = 12.34
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert "whole 12.34" in command("tools.finetune.ablate", folder, *given).stdout

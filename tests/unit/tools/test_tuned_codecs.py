@@ -149,6 +149,38 @@ def wrong_width(folder: Path) -> None:
     write_safetensors(folder / "codecs.safetensors", tensors_of("rq4x8x2", {"codes": (2, 4, 8, 8)}))
 
 
+def predicting(start: tuple[int, int]) -> Callable[[Path], None]:
+    """A codec that predicts, with 8 + 3 values of state and a start of this shape."""
+
+    def write(folder: Path) -> None:
+        fields = {"codes": (1, 1, 8, WIDTH), "prediction": (11, WIDTH), "ahead": (WIDTH,), "basis": (WIDTH, 8)}
+        tensors = {**tensors_of("p", {**fields, "centre": (WIDTH,)}), "p.0.start": floats(*start)}
+        write_safetensors(folder / "codecs.safetensors", tensors)
+        entry(name="p", kind="predictive-codebook", stages=1)(folder)
+
+    return write
+
+
+def fewer_predictions(folder: Path) -> None:
+    fields = {"codes": (1, 1, 8, WIDTH), "prediction": (7, WIDTH), "ahead": (WIDTH,), "basis": (WIDTH, 8)}
+    write_safetensors(folder / "codecs.safetensors", tensors_of("p", {**fields, "centre": (WIDTH,)}))
+    entry(name="p", kind="predictive-codebook", stages=1)(folder)
+
+
+def start_of_a_plain_codec(folder: Path) -> None:
+    tensors = {**tensors_of("own-input", {"codes": (1, 2, 8, 16)}), "own-input.0.start": floats(TINY.tokens, 11)}
+    write_safetensors(folder / "codecs.safetensors", tensors)
+    entry(name="own-input", source="input", stages=1)(folder)
+
+
+def test_a_codec_may_start_from_places(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "hf")
+    predicting((TINY.tokens, 11))(folder)
+    (codec,) = read_tuned(folder, TINY)
+    assert codec.start is not None
+    assert codec.start.shape == (TINY.tokens, 11)
+
+
 def entry(**changes: object) -> Callable[[Path], None]:
     base = {"name": "rq4x8x2", "kind": "codebook", "source": "kv", "stages": 2}
 
@@ -163,6 +195,10 @@ def entry(**changes: object) -> Callable[[Path], None]:
     [
         (drop_tensor, "is missing"),
         (wrong_width, "do not make a width of 64"),
+        (predicting((TINY.tokens, 8)), "has the shape"),
+        (predicting((TINY.tokens - 1, 11)), "has the shape"),
+        (fewer_predictions, "state"),
+        (start_of_a_plain_codec, "does not predict"),
         (entry(kind="zip"), "unknown"),
         (entry(source="air"), "unknown"),
         (entry(name="../x"), "cannot be the name"),
