@@ -140,6 +140,7 @@ def _facts(plan: ModelPlan) -> ModelFacts:
             name=codec.name,
             bits_per_token=tuple(codec.bits_per_token(block) for block in range(blocks)),
             points_lost=codec.points_lost,
+            family=f"{codec.kind.value} {codec.source.value} {codec.state} {bool(codec.attend)}",
         )
         for codec in plan.codecs
     }

@@ -154,17 +154,13 @@ class Profiler:
         return _stage_times(name, found, tuple(codecs), self._times.get(name))
 
     def _codecs(self, name: ModelId, model: Model) -> Iterator[tuple[int, str]]:
-        """The default codec, plain numbers, those that requests have used, and known ones of fewer rounds.
-
-        The others would have to be loaded for nothing but that.
-        """
+        """Codecs that cost nothing to look at: the default one, those that requests have used, and plain numbers."""
         facts = self._facts(name)
         if facts is None:
             return
         for spec in model.plan.codecs:
             plain = spec.kind in _PLAIN and spec.source is Source.KV
-            fewer = facts.codecs[spec.name].rounds < facts.codecs[facts.default_codec].rounds and spec.points_lost
-            if plain or fewer or spec.name == facts.default_codec or spec.name in model.loaded_codecs:
+            if plain or spec.name == facts.default_codec or spec.name in model.loaded_codecs:
                 yield codec_index(facts, spec.name), spec.name
 
     def _finish(self, times: StageTimes, now: float) -> None:

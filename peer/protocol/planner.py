@@ -38,7 +38,7 @@ class Option:
     codec: str
     forecast: Forecast
     assumed: bool = False  # some board's times, or some link's, are guessed
-    timed: bool = True  # every board has measured the codec
+    timed: bool = True  # every board has measured the codec, or the default one, whose work is alike
 
     @property
     def key(self) -> "Key":
@@ -92,8 +92,15 @@ def sequence(members: Sequence[Party], counts: tuple[int, ...], load: Load, exch
         codec=load.codec,
         forecast=shared(members, counts, load, exchange, me),
         assumed=any(party.assumed for party in members),
-        timed=all(party.times.codec(codec_index(load.facts, load.codec)) is not None for party in members),
+        timed=all(_timed(party, load) for party in members),
     )
+
+
+def _timed(party: Party, load: Load) -> bool:
+    """Whether a board's times for the load's codec, as `codec_times` gives them, mean something."""
+    codecs, default = load.facts.codecs, load.facts.default_codec
+    stand_in = codecs[load.codec].like(codecs[default]) and party.times.codec(codec_index(load.facts, default))
+    return bool(stand_in) or party.times.codec(codec_index(load.facts, load.codec)) is not None
 
 
 def _one(way: Way, party: Party, load: Load, forecast: Forecast) -> Option:

@@ -159,6 +159,7 @@ class CodecFacts:
     name: str
     bits_per_token: tuple[int, ...]  # one entry per block
     points_lost: tuple[tuple[int, float], ...] = ()  # (boards, percentage points), by rising boards; as measured
+    family: str = ""  # codecs of one family have graphs of one build
 
     @property
     def rounds(self) -> int:
@@ -169,6 +170,10 @@ class CodecFacts:
         """The first block from `block` on whose codes travel; the number of blocks if none does."""
         blocks = len(self.bits_per_token)
         return next((each for each in range(block, blocks) if self.bits_per_token[each]), blocks)
+
+    def like(self, other: "CodecFacts") -> bool:
+        """Whether a round's work is as much as `other`'s: it only has fewer of them."""
+        return self.family == other.family and self.rounds < other.rounds
 
     def loses(self, boards: int) -> float | None:
         """Points that so many boards lose: as measured on as many, or on the next larger number; None: unknown."""

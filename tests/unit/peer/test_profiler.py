@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -48,21 +47,6 @@ def test_a_whole_profile_comes_of_many_short_steps(tiny: Model) -> None:
     speed = one._speedometer.speed(100.0)
     assert speed is not None
     assert speed > 0
-
-
-def test_codecs_of_fewer_rounds_are_measured_where_it_is_known_what_they_lose(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost = {"ptc8x2": ((4, 1.0),), "ptc16": ((4, 0.5),)}
-    codecs = tuple(replace(codec, points_lost=lost.get(codec.name, ())) for codec in tiny.plan.codecs)
-    monkeypatch.setattr(tiny, "plan", replace(tiny.plan, codecs=codecs))
-    monkeypatch.setattr(tiny, "_codecs", {})
-    one = profiler(tiny)
-    measured(one, 100.0)
-    (times,) = one.profiles
-    names = {list(tiny.plan.codecs)[codec.codec].name for codec in times.codecs}
-    assert "ptc8x2" in names
-    assert "ptc16" not in names  # it has as many rounds as the default one: nobody has asked for it
 
 
 def test_it_measures_again_soon_once_and_then_seldom(tiny: Model) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from planner_cases import VIT, times
+from planner_cases import VIT, load, times
+from planner_cases import boards as boards_of
 from protocol_cases import member, peer, submission
 
 from peer.errors import NotEnoughBoards
@@ -15,7 +16,7 @@ from peer.protocol.experience import Case, Experience
 from peer.protocol.forecast import mean_block_s, quoted_tokens
 from peer.protocol.messages import Assign, DataMessage, Errand
 from peer.protocol.outlook import Bustle, Link, Outlook, Situation, working_bytes
-from peer.protocol.planner import Way
+from peer.protocol.planner import Way, sequence
 from peer.protocol.profile import BoardProfile
 from peer.protocol.requests import RequestLimits, Requests
 from peer.protocol.types import CodecFacts, Epoch, Exchange, InputKind, Member, PeerId, RequestId, View
@@ -99,7 +100,9 @@ SPARSE = replace(
     codecs={
         "tc53": CodecFacts(name="tc53", bits_per_token=(53,) * 12, points_lost=((4, 0.3), (8, 0.6))),
         "f32": CodecFacts(name="f32", bits_per_token=(49_152,) * 12, points_lost=((4, 0.0), (8, 0.0))),
-        "ptc53x2": CodecFacts(name="ptc53x2", bits_per_token=(106, 0) * 6, points_lost=((2, 0.9), (4, 1.6))),
+        "ptc53x2": CodecFacts(
+            name="ptc53x2", bits_per_token=(106, 0) * 6, points_lost=((2, 0.9), (4, 1.6)), family="predictive"
+        ),
         "unmeasured": CodecFacts(name="unmeasured", bits_per_token=(1,) * 12),
     },
 )
@@ -151,6 +154,20 @@ def test_the_fastest_codec_that_would_do_is_taken(boards: int | None) -> None:
 
 def test_a_codec_that_no_board_has_measured_is_not_preferred() -> None:
     assert with_others(("ptc53x2",), 2.0, timed=()).codec == "tc53"
+
+
+def test_the_default_ones_times_stand_in_for_a_codec_of_its_family_with_fewer_rounds() -> None:
+    kin = {name: replace(codec, family="") for name, codec in SPARSE.codecs.items()}
+    option = sequence(
+        boards_of([0.25] * 4), (49,) * 4, load("ptc53x2", facts=replace(SPARSE, codecs=kin)), Exchange.DIRECT, peer(0)
+    )
+    assert option.timed
+    # One of as many rounds has work of its own.
+    kin["ptc53x2"] = replace(kin["ptc53x2"], bits_per_token=(53,) * 12)
+    option = sequence(
+        boards_of([0.25] * 4), (49,) * 4, load("ptc53x2", facts=replace(SPARSE, codecs=kin)), Exchange.DIRECT, peer(0)
+    )
+    assert not option.timed
 
 
 def test_a_codec_loses_more_on_more_boards() -> None:
