@@ -26,6 +26,7 @@ from tools.evaluate.seeds import spread
 from tools.evaluate.table import tables, undivided
 from tools.export.failure import BadInput, run
 from tools.export.hf_folder import read_json
+from tools.export.training_text import END, HEADING
 
 Json = dict[str, Any]  # Any: the values of a JSON document
 _SENT = {
@@ -58,7 +59,7 @@ def card(facts: Facts) -> str:
             f"# {facts.plan.name}",
             "",
             *_network(facts),
-            "## Data and training",
+            HEADING,
             "",
             *_training(facts),
             "## Accuracy, undivided and divided",
@@ -102,7 +103,7 @@ def _training(facts: Facts) -> list[str]:
         lines += ["As the training script recorded it:", ""]
         lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in known.items() if value not in ("", None)]
         lines += [""]
-    return [*lines, "Exported by", "", f"    {plan.provenance.command}", "", f"with {plan.provenance.tools}.", ""]
+    return [*lines, END, "", f"    {plan.provenance.command}", "", f"with {plan.provenance.tools}.", ""]
 
 
 def _accuracy(facts: Facts) -> list[str]:

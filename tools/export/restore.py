@@ -3,8 +3,9 @@
     python -m tools.export.restore models_onnx/vit-cifar10 --out runs/vit-cifar10
 
 Leaves config.json and model.safetensors, which `tools.train --start`, `tools.finetune --model` and `tools.import_vit`
-take. The weights are those of the folder to within rounding, as the export folds the scaling of pixels and queries into
-its matrices. A folder with int8 weights holds no others, and is refused.
+take, and card.md, what the folder's model card tells of the training so far, for the next card. The weights are those
+of the folder to within rounding, as the export folds the scaling of pixels and queries into its matrices. A folder with
+int8 weights holds no others, and is refused.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from runtime.plan import ImageSpec, ModelPlan
 from tools.export.failure import BadInput, NoSuchModel, run
 from tools.export.safetensors_file import write_safetensors
 from tools.export.staging import staged
+from tools.export.training_text import history
 from tools.export.weights import F32, Activation, VitShape
 
 _LAYERS = {  # of a block: names in the graphs -> names of Hugging Face
@@ -117,6 +119,9 @@ def _run() -> None:
     with staged(options.out, replace=options.replace) as fresh:
         (fresh / "config.json").write_text(json.dumps(config, indent=1))
         write_safetensors(fresh / "model.safetensors", tensors)
+        card = options.folder / "MODEL_CARD.md"
+        if card.is_file() and (told := history(card.read_text(encoding="utf-8"))):
+            (fresh / "card.md").write_text(told, encoding="utf-8")
     print(f"{options.out}: {plan.name}, {sum(each.size for each in tensors.values()) / 1e6:.1f} million weights")
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tools.export.training_text import UNDIVIDED
 from tools.train.recipe import Recipe
 from tools.train.store import RunError, write_whole
 
@@ -52,7 +53,7 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
         f"{'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
         f"{100 * recipe['loss_rate']:.0f} % of the batches. Distilled from the undivided model: logits with weight "
         f"{recipe['soft']}, tokens with {recipe['features']}. Noise of the residual: {recipe['noise']}; commitment: "
-        f"{recipe['commitment']}. {learnt}The undivided figures of this card are those of the fine-tuned weights."
+        f"{recipe['commitment']}. {learnt}{UNDIVIDED}"
     )
 
 
@@ -64,10 +65,11 @@ def write_card(run: Path, *paragraphs: str) -> None:
 
 
 def read_training(model: Path) -> str:
-    """What is known of a model's training: its metrics.json in words, or nothing."""
+    """What is known of a model's training: its metrics.json in words, or else its card.md, or nothing."""
     try:
         return trained(json.loads((model / "metrics.json").read_text()))
     except FileNotFoundError:
-        return ""
+        told = model / "card.md"
+        return told.read_text(encoding="utf-8").strip() if told.is_file() else ""
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{model / 'metrics.json'} is not of a training run: remove it or name another model") from error

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.unit.tools.tiny_pictures import write_pictures
 from tools.finetune.measure import Case
 from tools.finetune.report import table
+from tools.train.card import read_training
 from tools.train.dataset import open_dataset
 from tools.train.models import build, publish
 from tools.train.recipe import Recipe
@@ -125,3 +126,12 @@ def test_cases_are_the_same_for_every_network() -> None:
     assert drawn == [case.division(number, tokens=16, blocks=3, single_class=False) for number in range(8)]
     assert len({division.cuts for division in drawn}) > 4
     assert len({division.lost for division in drawn}) > 1
+
+
+def test_a_restored_network_tells_its_history_and_a_trained_one_its_own(tmp_path: Path) -> None:
+    assert read_training(tmp_path) == ""
+    (tmp_path / "card.md").write_text("Training: from scratch.\n")
+    assert read_training(tmp_path) == "Training: from scratch."
+    metrics = {"recipe": {"seed": 7}, "epochs": 1, "steps": 2, "torch": "x", "device": "cpu", "accuracy": 0.5}
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "test_images": 10}))
+    assert "seed 7" in read_training(tmp_path)

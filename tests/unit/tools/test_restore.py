@@ -13,6 +13,7 @@ from tools.export.failure import BadInput, NoSuchModel, run
 from tools.export.hf_folder import read_folder
 from tools.export.restore import _run as restore_command
 from tools.export.restore import restore
+from tools.export.training_text import UNDIVIDED, history, training_of
 from tools.import_vit import main
 
 
@@ -75,3 +76,38 @@ def test_a_graph_that_lacks_a_tensor_is_refused(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "m/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match=f"lacks a tensor.*{missing}"):
         restore(tmp_path / "m")
+
+
+CARD = f"""# toy
+
+## Data and training
+
+Source: pictures.
+
+Training: from scratch.
+
+Fine-tuning: 3 steps. {UNDIVIDED}
+
+Exported by
+
+    a command
+"""
+
+
+def test_a_restored_network_brings_the_training_that_its_card_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "hf")
+    assert called(monkeypatch, main, tmp_path / "hf", "--out", tmp_path / "m", "--check", "numpy") == 0
+    (tmp_path / "m" / "MODEL_CARD.md").write_text(CARD)
+    assert called(monkeypatch, restore_command, tmp_path / "m", "--out", tmp_path / "back") == 0
+    told = (tmp_path / "back" / "card.md").read_text()
+    assert told.startswith("Training: from scratch.\n\nFine-tuning: 3 steps.\n\nWhat follows went on from")
+    assert all(word not in told for word in ("pictures", UNDIVIDED, "command"))
+    # The next card tells it in turn, and the one after that.
+    assert told.strip() in training_of(f"# x\n\n## Data and training\n\nSource: y.\n\n{told}\nExported by\n")
+
+
+def test_a_card_without_training_tells_nothing() -> None:
+    for card in ("", "# toy", CARD.replace("Exported by", "Made by")):
+        assert history(card) == ""
