@@ -45,6 +45,7 @@ def assignments(
     epoch: Epoch,
     round_s: float,
     degrade_s: float,
+    degrade_from: int,
     now: float,
     pack: Pack | None = None,
     narrow: frozenset[PeerId] = frozenset(),
@@ -53,7 +54,8 @@ def assignments(
 
     `pack`: for the input of boards with a `narrow` way to them.
 
-    `round_s`: how long a round may take; `degrade_s`: with no more time left, codes that stay out are done without.
+    `round_s`: how long a round may take; `degrade_s`: with no more time left, codes that stay out are done without,
+    and so they are from the block `degrade_from` on.
     """
     coordinator = next(i for i, shard in enumerate(shards) if shard.peer == self_id)
     left_s = min(submission.deadline_at - now, _LIMIT_MS / 1000)
@@ -75,6 +77,7 @@ def assignments(
                 deadline_ms=max(0, int(left_s * 1000)),
                 round_ms=_milliseconds(round_s),
                 degrade_ms=_milliseconds(degrade_s),
+                degrade_from=degrade_from,
                 input_kind=kind,
                 body=body,
             )

@@ -162,6 +162,7 @@ class Assign:
     deadline_ms: int  # time left: two boards' clocks are unrelated, durations are not
     round_ms: int  # how long a board waits for the codes of a round
     degrade_ms: int  # with no more time left than this, codes that stay out are done without
+    degrade_from: int  # the first block before whose round they are done without whatever time is left
     input_kind: InputKind
     body: bytes
 

@@ -9,7 +9,8 @@ Legal moves (anything else raises LocalProtocolError, or is counted and dropped 
     *           Codes of another shard        same         in a ring: Send it on to the successor
     EXCHANGING  (all codes in, query done)    COMPUTING    Attend
     EXCHANGING  codes stay out                DONE         Send Failed(ROUND_TIMEOUT, missing), Forget
-    EXCHANGING  the same, no time to run anew EXCHANGING   - (from here on without those shards), or Attend
+    EXCHANGING  the same, no time to run anew, or late enough and allowed
+                                           -> EXCHANGING   - (from here on without those shards), or Attend
     *           ComputeFailed                 DONE         Send Failed(reason), Forget
     *           cancelled, deadline passed    DONE         Forget
 
@@ -186,9 +187,13 @@ class Participant:
     def _stay_out(self, missing: tuple[int, ...], detail: str, now: float) -> list[Effect]:
         """Codes that do not come: report them, or go on without where no time is left to run anew.
 
+        Or where that is allowed from this block on: before, a new run is short, and says more of these tokens.
+
         In a ring others hand codes on, so what does not come says little about who is gone; such an attempt fails.
         """
-        if self._assign.exchange is Exchange.RING or (self._deadline_at - now) * 1000 > self._assign.degrade_ms:
+        assign = self._assign
+        anew = (self._deadline_at - now) * 1000 > assign.degrade_ms and self._block < assign.degrade_from
+        if assign.exchange is Exchange.RING or anew:
             return self._fail(FailureReason.ROUND_TIMEOUT, missing, detail)
         self._without |= set(missing)
         for arrived in self._arrived.values():

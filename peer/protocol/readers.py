@@ -28,7 +28,7 @@ from peer.protocol.types import (
 MAX_MODELS = 64
 _U16, _U32, _U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 SHARD = struct.Struct(f">{PEER_ID_BYTES}sII")
-PATIENCE = struct.Struct(">II")  # milliseconds: of a round, and below which codes are done without
+PATIENCE = struct.Struct(">IIH")  # milliseconds of a round, and below which codes are done without; from which block
 TIMES = struct.Struct(">5I")  # microseconds
 LONGEST_US = _U32  # 71 minutes
 
@@ -127,7 +127,8 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
         raise BadFrame("an assignment's coordinator is none of its boards")
     deadline_ms = fields.integer("deadline_ms", low=0, high=_U32)
     kind = InputKind(fields.integer("input_kind", low=0, high=len(InputKind) - 1))
-    round_ms, degrade_ms = PATIENCE.unpack(fields.blob("patience", low=PATIENCE.size, high=PATIENCE.size))
+    patience = PATIENCE.unpack(fields.blob("patience", low=PATIENCE.size, high=PATIENCE.size))
+    round_ms, degrade_ms, degrade_from = patience
     return Assign(
         request=request,
         attempt=attempt,
@@ -142,6 +143,7 @@ def _assign(fields: Fields, second: bytes | None) -> Message:
         input_kind=kind,
         round_ms=round_ms,
         degrade_ms=degrade_ms,
+        degrade_from=degrade_from,
         body=fields.body(second),
     )
 

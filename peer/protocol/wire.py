@@ -46,7 +46,7 @@ def encode(message: Message, version: int = PROTOCOL_VERSION) -> list[bytes]:
             fields = [version, Kind.ASSIGN, message.request, message.attempt, message.epoch]
             fields += [bytes.fromhex(message.model), message.codec, message.exchange, message.batch]
             fields += [message.coordinator, shards, message.deadline_ms, message.input_kind]
-            fields += [PATIENCE.pack(message.round_ms, message.degrade_ms)]
+            fields += [PATIENCE.pack(message.round_ms, message.degrade_ms, message.degrade_from)]
             body = message.body
         case Feature(timing=t, traffic=f, body=body):
             fields = [version, Kind.FEATURE, message.request, message.attempt, message.epoch, message.origin]

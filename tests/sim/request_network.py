@@ -368,7 +368,8 @@ class Network:
             self.incomplete.add(effect.key)
             self.expect(came == [i for i in others if i in came], f"payloads of {came} for {others}")
             self.expect(work.assign.exchange is Exchange.DIRECT, "codes are done without in a ring")
-            self.expect(work.assign.degrade_ms > 0, "nobody allowed to do without codes")
+            allowed = work.assign.degrade_ms > 0 or work.block >= work.assign.degrade_from
+            self.expect(allowed, "nobody allowed to do without codes")
         blamed = []
         for payload in effect.payloads:
             self.expect(payload.tokens == work.assign.shards[payload.origin].tokens.count, "another number of tokens")

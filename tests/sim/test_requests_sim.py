@@ -205,7 +205,7 @@ def test_a_board_that_dies_in_the_middle_is_done_without_only_where_that_is_allo
         attempts += result.attempts - 1
     if allow:
         assert degraded > SEEDS / 4
-        assert attempts < SEEDS / 10  # losing the board before its first codes came is no reason either
+        assert 0 < attempts < SEEDS / 3  # lost early, before it said much: that is run anew all the same
     else:
         assert degraded == 0
         assert attempts > SEEDS / 4

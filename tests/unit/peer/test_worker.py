@@ -72,6 +72,7 @@ def begin(board: int, rows: U8, codec: str = "int8", body: bytes | None = None) 
         deadline_ms=1000,
         round_ms=5_000,
         degrade_ms=0,
+        degrade_from=6,
         input_kind=InputKind.ROWS,
         body=rows[:, mine.start : mine.stop].tobytes() if body is None else body,
     )

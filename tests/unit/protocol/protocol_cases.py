@@ -142,6 +142,7 @@ def assign(
     deadline_ms: int = 60_000,
     round_ms: int = 5_000,
     degrade_ms: int = 0,
+    degrade_from: int = 1000,
     request: RequestId = REQUEST,
 ) -> Assign:
     return Assign(
@@ -157,6 +158,7 @@ def assign(
         deadline_ms=deadline_ms,
         round_ms=round_ms,
         degrade_ms=degrade_ms,
+        degrade_from=degrade_from,
         input_kind=InputKind.ROWS,
         body=b"rows",
     )
@@ -252,6 +254,7 @@ SAMPLES: dict[str, Message] = {
         deadline_ms=29_500,
         round_ms=750,
         degrade_ms=2_000,
+        degrade_from=4,
         input_kind=InputKind.ROWS,
         body=bytes(range(32)),
     ),

@@ -352,6 +352,21 @@ def test_no_round_takes_so_much_of_the_time_left_that_nothing_fits_behind_it() -
     assert message.round_ms == 500
 
 
+@pytest.mark.parametrize(
+    ("allowed", "exchange", "first"),
+    [
+        (False, Exchange.DIRECT, FACTS.blocks),
+        (True, Exchange.DIRECT, -(-FACTS.blocks // 3)),
+        (True, Exchange.RING, FACTS.blocks),
+    ],
+)
+def test_where_a_degraded_answer_is_allowed_boards_are_done_without_after_a_third_of_the_blocks(
+    *, allowed: bool, exchange: Exchange, first: int
+) -> None:
+    _, effects = started(submission(allow_degraded=allowed, exchange=exchange))
+    assert {message.degrade_from for message in assigned(effects).values()} == {first}
+
+
 def test_who_stayed_out_is_not_waited_for_in_the_next_request_unless_it_is_asked_for() -> None:
     patience = Patience()
     machine, _ = started(submission(), patience=patience)

@@ -33,6 +33,7 @@ def test_rows_are_packed_for_boards_behind_a_narrow_link() -> None:
             epoch=Epoch(1),
             round_s=1.0,
             degrade_s=0.0,
+            degrade_from=6,
             now=0.0,
             pack=pack,
             narrow=narrow,

@@ -284,3 +284,23 @@ def test_codes_in_a_ring_end_before_their_origin() -> None:
     assert (onward.to, onward.message) == (peer(2), codes(4, 0, 0))
     assert shard.codes(codes(4, 2, 0), 0.0) == []
     assert shard.phase is Phase.COMPUTING
+
+
+@pytest.mark.parametrize(("block", "goes_on"), [(0, False), (1, True), (2, True)])
+def test_a_board_that_is_lost_early_is_not_done_without_while_there_is_time(*, block: int, goes_on: bool) -> None:
+    wanted = assign(BOARDS, degrade_from=1)
+    shard = through(Participant(assign=wanted, me=ME, facts=FACTS, now=0.0), block)
+    shard.codes_ready(ready(block), 0.0)
+    shard.query_done(0.0)
+    shard.codes(codes(BOARDS, 0, block), 0.0)
+    effects = shard.peer_lost(peer(2), 0.0)
+    assert names(effects) == (["Attend"] if goes_on else ["Send", "Forget"]), effects
+
+
+def test_a_board_that_is_lost_early_is_done_without_where_no_time_is_left() -> None:
+    wanted = assign(BOARDS, degrade_ms=1_000_000, degrade_from=BLOCKS)
+    shard = Participant(assign=wanted, me=ME, facts=FACTS, now=0.0)
+    shard.codes_ready(ready(0), 0.0)
+    shard.query_done(0.0)
+    shard.codes(codes(BOARDS, 0, 0), 0.0)
+    assert names(shard.peer_lost(peer(2), 0.0)) == ["Attend"]

@@ -141,6 +141,7 @@ def test_the_largest_assignment_fits() -> None:
         deadline_ms=U32,
         round_ms=5_000,
         degrade_ms=0,
+        degrade_from=6,
         input_kind=InputKind.FILE,
         body=bytes(wire.INLINE_BYTES),
     )

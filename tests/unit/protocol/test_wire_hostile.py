@@ -266,7 +266,7 @@ def test_hosts_may_be_unknown_and_names_foreign() -> None:
     "shards", [b"", bytes(15), struct.pack(">8sII", b"a" * 8, 1, 2), struct.pack(">8sII", b"a" * 8, 0, 0)]
 )
 def test_shards_cover_from_the_first_token_without_gaps(shards: bytes) -> None:
-    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, bytes(8), b""]
+    fields = [1, 16, 1, 1, 1, bytes(32), "c", 0, 1, 0, shards, 1, 0, bytes(10), b""]
     good = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"b" * 8, 3, 5)
     wire.decode([_array([*fields[:10], good, *fields[11:]])])
     twice = struct.pack(">8sII8sII", b"a" * 8, 0, 3, b"a" * 8, 3, 5)
