@@ -294,7 +294,7 @@ def test_a_board_that_is_lost_early_is_not_done_without_while_there_is_time(*, b
     shard.query_done(0.0)
     shard.codes(codes(BOARDS, 0, block), 0.0)
     effects = shard.peer_lost(peer(2), 0.0)
-    assert names(effects) == (["Attend"] if goes_on else ["Send", "Forget"]), effects
+    assert names(effects) == (["Attend"] if goes_on else ["Failed", "Forget"]), effects
 
 
 def test_a_board_that_is_lost_early_is_done_without_where_no_time_is_left() -> None:
