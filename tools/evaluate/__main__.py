@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--boards", default=",".join(map(str, BOARDS)))
     parser.add_argument("--splits", default="even,uneven")
     parser.add_argument("--lost", default="4", help="numbers of boards of which one is lost; may be empty")
+    parser.add_argument("--anew", default="", help="as --lost, but lost in the first third the others begin anew")
     parser.add_argument("--seed", type=int, default=1, help="of splits and losses")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tolerance", type=float, default=0.5, help="points of accuracy")
@@ -110,7 +111,8 @@ def main() -> None:
     for name in codecs:
         if model.plan.codec(name) is None:
             raise WrongUsage(f"model {model.plan.name} has no codec {name}", "correct --codecs")
-    wanted = list(conditions(codecs, boards, splits, lost=lost, single=model.plan.default_codec))
+    anew = _choices(given.boards, given.splits, given.anew, model)[2]
+    wanted = list(conditions(codecs, boards, splits, lost=lost, single=model.plan.default_codec, anew=anew))
     rows = evaluate(model, given.data, wanted, out=given.out, limit=given.limit, seed=given.seed)
     if max(boards) > 1:
         choice = cheapest(rows, given.tolerance)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peer.protocol.time_left import early_blocks
 from runtime.model import Model
 from tools.evaluate.boards import Loss, divided
 from tools.evaluate.rows import Condition, Row, Split, bits_per_token, identity
@@ -43,6 +44,8 @@ def measure(bench: Bench, condition: Condition, tick: Callable[[int], None] = la
     for number, start in enumerate(range(0, len(test.rows), BATCH) if condition.codec else ()):
         cuts, loss = draw(condition, bench.model, (bench.seed, condition.boards, number))
         loss = at_a_round(bench.model, condition.codec, loss)
+        if condition.anew:
+            cuts, loss = again(bench.model, cuts, loss)
         logits = divided(bench.model, condition.codec, test.rows[start : start + BATCH], cuts, loss)
         answers.append(logits.argmax(axis=1))
         tick(min(start + BATCH, len(test.rows)))
@@ -59,6 +62,7 @@ def measure(bench: Bench, condition: Condition, tick: Callable[[int], None] = la
         boards=condition.boards,
         split=condition.split.value,
         lost=condition.lost,
+        anew=condition.anew,
         images=len(test.labels),
         all_images=test.all_images,
         seed=bench.seed,
@@ -75,6 +79,14 @@ def at_a_round(model: Model, codec: str, loss: Loss | None) -> Loss | None:
         return loss
     block = next((block for block in range(loss.block, blocks) if not spec.silent(block)), None)
     return None if block is None else Loss(board=loss.board, block=block)
+
+
+def again(model: Model, cuts: list[int], loss: Loss | None) -> tuple[list[int], Loss | None]:
+    """What boards do that may do without a lost one: lost early, the others share all tokens and begin anew."""
+    if loss is None or loss.block >= early_blocks(model.plan.geometry.blocks):
+        return cuts, loss
+    tokens, left = cuts[-1], len(cuts) - 2
+    return [tokens * board // left for board in range(left + 1)], None
 
 
 def draw(condition: Condition, model: Model, seed: tuple[int, int, int]) -> tuple[list[int], Loss | None]:

@@ -30,11 +30,13 @@ class Condition:
     boards: int
     split: Split = Split.EVEN
     lost: bool = False  # one random board is lost from a random block on, drawn anew for each batch
+    anew: bool = False  # as boards do with --allow-degraded: where it is lost early, the others begin anew
 
     def __str__(self) -> str:
         if not self.codec:
             return "undivided"
-        return f"{self.codec}, {self.boards} boards, {self.split}{', one lost' if self.lost else ''}"
+        lost = (", one lost, anew if early" if self.anew else ", one lost") if self.lost else ""
+        return f"{self.codec}, {self.boards} boards, {self.split}{lost}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Row:
     right: int
     agreeing: int  # answers equal to the undivided network's
     seconds: float
+    anew: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -64,7 +67,7 @@ class Row:
     @property
     def condition(self) -> Condition:
         """What was measured."""
-        return Condition(codec=self.codec, boards=self.boards, split=Split(self.split), lost=self.lost)
+        return Condition(codec=self.codec, boards=self.boards, split=Split(self.split), lost=self.lost, anew=self.anew)
 
     @property
     def key(self) -> tuple[str, Condition, int, int]:
@@ -73,7 +76,13 @@ class Row:
 
 
 def conditions(
-    codecs: Iterable[str], boards: Iterable[int], splits: Iterable[Split], *, lost: Iterable[int], single: str
+    codecs: Iterable[str],
+    boards: Iterable[int],
+    splits: Iterable[Split],
+    *,
+    lost: Iterable[int],
+    single: str,
+    anew: Iterable[int] = (),
 ) -> Iterator[Condition]:
     """All rows of a table. One board needs no codec: it is measured once, through a shard of all tokens."""
     yield Condition(codec="", boards=1)
@@ -84,6 +93,7 @@ def conditions(
         for split in splits:
             yield from (Condition(codec=codec, boards=count, split=split) for count in counts if count > 1)
         yield from (Condition(codec=codec, boards=count, lost=True) for count in lost)
+        yield from (Condition(codec=codec, boards=count, lost=True, anew=True) for count in anew)
 
 
 def bits_per_token(spec: CodecSpec, blocks: int) -> float:

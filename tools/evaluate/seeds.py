@@ -31,10 +31,12 @@ def spread(models: Sequence[Sequence[Row]]) -> list[str]:
         "| codec | bits | boards | shares | points lost |",
         "|---|---|---|---|---|",
     ]
-    order = sorted(common, key=lambda each: (-bits[each.codec], each.codec, each.split, each.lost, each.boards))
+    order = sorted(
+        common, key=lambda each: (-bits[each.codec], each.codec, each.split, each.lost, each.anew, each.boards)
+    )
     for each in order:
         found = common[each]
-        shares = f"{each.split}, one lost" if each.lost else each.split.value
+        shares = f"{each.split}, one lost{', anew if early' if each.anew else ''}" if each.lost else each.split.value
         lost = f"{mean(found):.2f} ± {stdev(found):.2f}"
         lines.append(f"| {each.codec} | {bits[each.codec]:g} | {each.boards} | {shares} | {lost} |")
     return [*lines, ""]

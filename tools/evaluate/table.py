@@ -45,13 +45,14 @@ _TITLES = {
 
 def _table(rows: Sequence[Row], whole: dict[int, Row], default: str) -> list[str]:
     counts = sorted({row.boards for row in rows if not row.lost})
-    losing = sorted({row.boards for row in rows if row.lost})
-    heads = ["codec", "bits", "compression", *(f"{n} boards" for n in counts), *(f"{n}, one lost" for n in losing)]
+    losing = sorted({(row.boards, row.anew) for row in rows if row.lost})
+    heads = ["codec", "bits", "compression", *(f"{n} boards" for n in counts)]
+    heads += [f"{n}, one lost, anew if early" if anew else f"{n}, one lost" for n, anew in losing]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    cells = {(row.codec, row.boards, row.lost): row for row in rows}
+    cells = {(row.codec, row.boards, row.lost, row.anew): row for row in rows}
     for codec in dict.fromkeys(row.codec for row in sorted(rows, key=lambda row: (-row.bits, row.codec))):
         first = next(row for row in rows if row.codec == codec)
-        columns = [(count, False) for count in counts] + [(count, True) for count in losing]
+        columns = [(count, False, False) for count in counts] + [(count, True, anew) for count, anew in losing]
         texts = [_cell(cells.get((codec, *column)), whole) for column in columns]
         name = f"**{codec}**" if codec == default else codec
         lines.append(f"| {name} | {first.bits:g} | {first.compression:g} | {' | '.join(texts)} |")

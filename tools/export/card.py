@@ -118,7 +118,8 @@ def _accuracy(facts: Facts) -> list[str]:
         "that boards use. In brackets: points against the undivided network. Bits are payload bits per content "
         "token and block, keys and values both counted; compression is 32 x width / bits. The default codec is "
         "bold. One lost: a random board is lost from a random block on, and the others answer without it; codes that "
-        "predict foretell its tokens, unless it was lost before the first.",
+        "predict foretell its tokens, unless it was lost before the first. Anew if early: what boards do with "
+        "--allow-degraded; who is lost in the first third of the blocks is not done without, the others begin anew.",
         "",
     ]
     if single:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from peer.protocol.time_left import early_blocks
 from runtime.codec.base import Codec
 from runtime.integrity import open_model, read_plan
 from runtime.model import Model
@@ -17,7 +18,7 @@ from runtime.settings import SessionSettings
 from runtime.shard import Shard
 from tools.evaluate.__main__ import cheapest, evaluate, main
 from tools.evaluate.boards import Loss, divided
-from tools.evaluate.measure import draw
+from tools.evaluate.measure import again, draw
 from tools.evaluate.record import main as record
 from tools.evaluate.record import points_lost
 from tools.evaluate.rows import Condition, Row, Split, append_row, conditions, identity, read_rows
@@ -126,6 +127,14 @@ def test_draws_are_repeatable_and_cover_every_token(model: Model) -> None:
         assert loss is not None
         seen.add((tuple(cuts), loss))
     assert len(seen) > 40
+
+
+def test_where_a_board_is_lost_early_the_others_share_all_tokens_as_boards_do(model: Model) -> None:
+    cuts = [0, 4, 8, 16]
+    assert again(model, cuts, None) == (cuts, None)
+    assert again(model, cuts, Loss(board=1, block=0)) == ([0, 8, 16], None)
+    late = Loss(board=1, block=early_blocks(model.plan.geometry.blocks))
+    assert again(model, cuts, late) == (cuts, late)
 
 
 def test_rows_are_measured_once_and_survive_a_crash(
