@@ -363,7 +363,7 @@ def test_no_round_takes_so_much_of_the_time_left_that_nothing_fits_behind_it() -
 def test_where_a_degraded_answer_is_allowed_boards_are_done_without_after_a_third_of_the_blocks(
     *, allowed: bool, exchange: Exchange, first: int
 ) -> None:
-    _, effects = started(submission(allow_degraded=allowed, exchange=exchange))
+    _, effects = started(replace(submission(exchange=exchange), allow_degraded=allowed))
     assert {message.degrade_from for message in assigned(effects).values()} == {first}
 
 
