@@ -29,6 +29,10 @@ from tools.export.hf_folder import read_json
 from tools.export.training_text import END, HEADING
 
 Json = dict[str, Any]  # Any: the values of a JSON document
+_ANEW = (
+    " Anew if early: as boards do it with --allow-degraded; who is lost in the first third of the blocks is not done "
+    "without, the others begin anew."
+)
 _SENT = {
     Source.KV: "keys and values",
     Source.INPUT: "block input",
@@ -112,14 +116,14 @@ def _accuracy(facts: Facts) -> list[str]:
         return ["Not measured.", ""]
     most = whole[max(whole)]
     part = f"all {most.images}" if most.images == most.all_images else f"{most.images} of {most.all_images}"
+    anew = ",".join(str(count) for count in sorted({row.boards for row in facts.rows if row.anew}))
     single = [row for row in facts.rows if row.boards == 1 and row.codec and row.images == most.images]
     lines = [
         f"Undivided: **{most.accuracy:.2f} %** on {part} test pictures. Through the exported stages and the runtime "
         "that boards use. In brackets: points against the undivided network. Bits are payload bits per content "
         "token and block, keys and values both counted; compression is 32 x width / bits. The default codec is "
         "bold. One lost: a random board is lost from a random block on, and the others answer without it; codes that "
-        "predict foretell its tokens, unless it was lost before the first. Anew if early: what boards do with "
-        "--allow-degraded; who is lost in the first third of the blocks is not done without, the others begin anew.",
+        f"predict foretell its tokens, unless it was lost before the first.{_ANEW if anew else ''}",
         "",
     ]
     if single:
@@ -132,7 +136,8 @@ def _accuracy(facts: Facts) -> list[str]:
     name = facts.plan.name
     return [
         *lines,
-        f"    python -m tools.evaluate --model models_onnx/{name} --data FOLDER --out runs/{name}.jsonl",
+        f"    python -m tools.evaluate --model models_onnx/{name} --data FOLDER --out runs/{name}.jsonl"
+        f"{f' --anew {anew}' if anew else ''}",
         "",
     ]
 

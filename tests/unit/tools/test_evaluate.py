@@ -208,6 +208,7 @@ TABLE = [
     row("tc64", 64, 2, 700),
     row("tc64", 64, 4, 695),
     row("tc64", 64, 4, 600, lost=True),
+    row("tc64", 64, 4, 650, lost=True, anew=True),
     row("tc32", 32, 2, 700),
     row("tc32", 32, 4, 680),
 ]
@@ -222,14 +223,15 @@ def test_cheapest_codec_within_the_tolerance() -> None:
 def test_table_shows_losses_and_marks_subsets() -> None:
     rows = [*TABLE, row("", 0, 1, 60, images=100), row("vq", 8, 2, 50, images=100)]
     lines = tables(rows, default="tc64")
-    assert "| **tc64** | 64 | 1 | 70.00 (+0.00) | 69.50 (-0.50) | 60.00 (-10.00) |" in lines
-    assert "| vq | 8 | 1 | 50.00 (-10.00)† | - | - |" in lines
+    assert "| **tc64** | 64 | 1 | 70.00 (+0.00) | 69.50 (-0.50) | 60.00 (-10.00) | 65.00 (-5.00) |" in lines
+    assert "| vq | 8 | 1 | 50.00 (-10.00)† | - | - | - |" in lines
+    assert any(line.endswith("| 4, one lost | 4, one lost, anew if early |") for line in lines)
     assert any("subset of 100" in line for line in lines)
 
 
 def test_card_tells_what_was_measured(folder: Path, model: Model, archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    wanted = list(conditions(["tc12"], [1, 2], [Split.EVEN], lost=[2], single="f32"))
+    wanted = list(conditions(["tc12"], [1, 2], [Split.EVEN], lost=[2], single="f32", anew=[3]))
     rows = evaluate(model, archive, wanted, out=out, limit=0, seed=1)
     append_row(out, row("tc12", 12, 2, 999))  # of another model
     found = matching(read_rows(out), model.plan)
@@ -250,6 +252,8 @@ def test_card_tells_what_was_measured(folder: Path, model: Model, archive: Path,
     whole = next(each for each in rows if not each.codec)
     lost = whole.accuracy - next(each for each in rows if each.boards == 2 and not each.lost).accuracy
     assert f"| tc12 | 12 | 2 | even | {lost:.2f} ± 0.00 |" in text
+    assert "| tc12 | 12 | 3 | even, one lost, anew if early |" in text
+    assert "--out runs/tiny.jsonl --anew 3" in text
     assert "| astra-g2 | block input | " in text
     assert f"Undivided: **{whole.accuracy:.2f} %** on all 60 test pictures" in text
     assert "Trained on noise." in text
