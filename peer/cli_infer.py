@@ -65,7 +65,7 @@ _MEMBERS_S = 2.0
 @click.option(
     "--allow-degraded",
     is_flag=True,
-    help="Rather than run anew answer without a board lost after a third of the blocks (its tokens missing or foretold).",
+    help="Rather than run anew answer without a board lost after a third of the blocks (tokens missing or foretold).",
 )
 @click.option("--batch", type=click.IntRange(1, MAX_BLOBS), default=1, help="Images per request  [1].")
 @click.option("--explain", is_flag=True, help="What the request cost each board, and why it ran so.")
