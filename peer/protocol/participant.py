@@ -191,6 +191,8 @@ class Participant:
 
         In a ring others hand codes on, so what does not come says little about who is gone; such an attempt fails.
         """
+        if now >= self._deadline_at:
+            return self.abandon()  # news may come before the timer is looked at; nobody waits for it any more
         assign = self._assign
         anew = (self._deadline_at - now) * 1000 > assign.degrade_ms and self._block < assign.degrade_from
         if assign.exchange is Exchange.RING or anew:

@@ -304,3 +304,13 @@ def test_a_board_that_is_lost_early_is_done_without_where_no_time_is_left() -> N
     shard.query_done(0.0)
     shard.codes(codes(BOARDS, 0, 0), 0.0)
     assert names(shard.peer_lost(peer(2), 0.0)) == ["Attend"]
+
+
+def test_a_board_that_is_lost_after_the_deadline_is_not_done_without() -> None:
+    wanted = assign(BOARDS, degrade_from=BLOCKS)
+    shard = Participant(assign=wanted, me=ME, facts=FACTS, now=0.0)
+    shard.codes_ready(ready(0), 0.0)
+    shard.query_done(0.0)
+    shard.codes(codes(BOARDS, 0, 0), 0.0)
+    assert names(shard.peer_lost(peer(2), wanted.deadline_ms / 1000)) == ["Forget"]
+    assert shard.phase is Phase.DONE
