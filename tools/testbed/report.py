@@ -141,7 +141,7 @@ def draw(rows: Sequence[Measured], out: Path) -> Iterator[str]:
     if own:
         name, title = "boards.svg", "ViT-Base/16, 197 tokens, 100 Mbit/s, S = 32, emulated boards"
         points = plots.speed_ups(rows, own, lambda r: r.boards)
-        plots.curves(out / name, [("tc160", points)], logarithmic=False, title=title, xlabel="boards")
+        plots.curves(out / name, [(own[-1].codec, points)], logarithmic=False, title=title, xlabel="boards")
         yield name
     own = [r for r in rows if r.plan == "tokens" and r.boards > 1]
     if own:
@@ -152,7 +152,7 @@ def draw(rows: Sequence[Measured], out: Path) -> Iterator[str]:
         ]
         plots.curves(out / name, lines, logarithmic=True, title=title, xlabel="tokens")
         yield name
-    own = [r for r in rows if r.plan in ("base", "eight") and r.boards > 1 and r.codec in ("tc160", "tc320")]
+    own = [r for r in rows if r.plan in ("base", "eight") and r.boards > 1 and r.codec in ("tc53", "ptc53x2")]
     own = [r for r in own if r.mbit in (10.0, 100.0)]
     if own:
         name = "rounds.svg"
