@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, helper, shape_inference
 
 # Operations that multiply nothing by matrices; anything else must be counted here before it may appear in a graph.
-_MATRIX_OPS = frozenset({"MatMul", "MatMulInteger"})
+_MATRIX_OPS = frozenset({"MatMul"})
 
 
 def count_macs(path: Path, sizes: dict[str, int]) -> int:
@@ -29,6 +29,11 @@ def count_macs(path: Path, sizes: dict[str, int]) -> int:
             if 0 in left or 0 in result:
                 raise ValueError(f"{path.name}: the shape of {node.name} is not known")
             total += left[-1] * math.prod(result)
+        elif node.op_type == "MatMulIntegerToFloat":  # whose result onnx cannot infer
+            left, right = shapes[node.input[0]], shapes[node.input[1]]
+            if 0 in left:
+                raise ValueError(f"{path.name}: the shape of {node.name} is not known")
+            total += math.prod(left) * right[-1]
     return total
 
 

@@ -10,6 +10,7 @@ weights have been evicted by the other blocks' when their turn comes.
 
 import argparse
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -180,6 +181,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     codecs = options.codecs.split(",")
+    if silent := next((codec for codec in codecs if re.fullmatch(r"ptc\d+x[2-9]", codec)), None):
+        parser.error(f"{silent} has one exchange for several blocks, and this compares single ones: see tools.testbed")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model, block = build(folder, codecs)

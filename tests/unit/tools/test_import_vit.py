@@ -137,7 +137,7 @@ def test_int8_weights_let_each_token_count_for_itself(tmp_path: Path, monkeypatc
     kinds = {
         node.op_type for node in onnx.load(tmp_path / "int8" / "attend.0.onnx", load_external_data=False).graph.node
     }
-    assert "MatMulInteger" in kinds
+    assert "MatMulIntegerToFloat" in kinds
     exact, model = logits(tmp_path / "f32"), Model.load(tmp_path / "int8", SessionSettings(threads=1, prepack=True))
     whole = model.whole(ROWS)
     assert 1e-5 < np.abs(whole - exact).max() < 0.1 * np.abs(exact).max()
