@@ -20,6 +20,9 @@ from runtime.plan import DType, StageSpec, TensorSpec
 from runtime.settings import SessionSettings
 
 _SILENT = 4  # onnxruntime's FATAL: its messages reach people through StageError, never through stderr
+# Bias and Gelu in one operator are slower than both in turn (onnxruntime 1.32, x86): a block of ViT-Base takes 4 %
+# more (`python -m tools.bench.weight_storage`). The results are the same.
+_SLOWER = ["BiasGeluFusion"]
 _ELEMENT = {
     DType.U8: "tensor(uint8)",
     DType.I32: "tensor(int32)",
@@ -42,6 +45,7 @@ class Stage:
                 str(folder / spec.file),
                 sess_options=_options(settings),
                 providers=["CPUExecutionProvider"],
+                disabled_optimizers=_SLOWER,
                 enable_fallback=0,  # the fallback prints to stdout and would only load the same provider again
             )
         except Exception as exc:  # the library raises undocumented types, UnicodeDecodeError among them
