@@ -139,7 +139,7 @@ class Outlook:
 
     def factor(self, option: Option, at: Situation) -> float:
         """What an option's forecast is to be multiplied with."""
-        return self.experience.factor(case(option, at.facts.model), at.now)
+        return self.experience.factor(case(option, at.facts.model), option.forecast.latency_s, at.now)
 
     def predicted_s(self, option: Option, at: Situation) -> float:
         """An option's forecast, corrected."""
