@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
-# Operations that multiply nothing by matrices; anything else must be counted here before it may appear in a graph.
-_MATRIX_OPS = frozenset({"MatMul"})
+# Matrix products; another kind must be counted here before it may appear in a graph.
+_MATRIX_OPS = frozenset({"MatMul", "MatMulInteger"})
 
 
 def count_macs(path: Path, sizes: dict[str, int]) -> int:
@@ -18,6 +18,7 @@ def count_macs(path: Path, sizes: dict[str, int]) -> int:
     model = onnx.load(path, load_external_data=False)
     _fix_inputs(model, sizes)
     _declare_external(model)
+    _spell_out(model)
     inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
@@ -29,11 +30,6 @@ def count_macs(path: Path, sizes: dict[str, int]) -> int:
             if 0 in left or 0 in result:
                 raise ValueError(f"{path.name}: the shape of {node.name} is not known")
             total += left[-1] * math.prod(result)
-        elif node.op_type == "MatMulIntegerToFloat":  # whose result onnx cannot infer
-            left, right = shapes[node.input[0]], shapes[node.input[1]]
-            if 0 in left:
-                raise ValueError(f"{path.name}: the shape of {node.name} is not known")
-            total += math.prod(left) * right[-1]
     return total
 
 
@@ -43,6 +39,20 @@ def _declare_external(model: ModelProto) -> None:
     for tensor in external:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         model.graph.initializer.remove(tensor)
+
+
+def _spell_out(model: ModelProto) -> None:
+    """Write onnxruntime's scaled integer product, whose shape ONNX cannot infer, as ONNX's own and a cast."""
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "MatMulIntegerToFloat":
+            nodes.append(node)
+            continue
+        sums = f"{node.output[0]}.sums"
+        nodes.append(helper.make_node("MatMulInteger", node.input[:2], [sums], name=node.name))
+        nodes.append(helper.make_node("Cast", [sums], node.output, to=TensorProto.FLOAT))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _fix_inputs(model: ModelProto, sizes: dict[str, int]) -> None:

@@ -10,7 +10,6 @@ weights have been evicted by the other blocks' when their turn comes.
 
 import argparse
 import json
-import re
 import statistics
 import tempfile
 import time
@@ -27,6 +26,8 @@ from runtime.shard import Shard
 from runtime.stage import Stage
 from tools.bench.macs import count_macs
 from tools.export.calibration import Calibration
+from tools.export.codec_entry import UNFITTED
+from tools.export.codecs import parse_name
 from tools.export.random_vit import VIT_BASE_16, fade_keys_and_values, random_tensors
 from tools.export.tensor_file import TensorFile
 from tools.export.vit import EVEN, export_model
@@ -181,7 +182,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     codecs = options.codecs.split(",")
-    if silent := next((codec for codec in codecs if re.fullmatch(r"ptc\d+x[2-9]", codec)), None):
+    learned = [parse_name(codec) for codec in codecs if codec not in UNFITTED]
+    if silent := next((rule.name for rule in learned if rule.every > 1), None):
         parser.error(f"{silent} has one exchange for several blocks, and this compares single ones: see tools.testbed")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -7,15 +7,16 @@ import pytest
 from tools.bench.macs import count_macs
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model
+from tools.export.weights import Storage
 
 OWN, REMOTE, WIDTH, MLP = 4, 12, TINY.width, TINY.mlp
 SIZES = {"B": 1, "T": OWN, "1+T": 1 + OWN, "R": REMOTE}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("model") / "tiny"
-    return export_model(random_tensors(TINY, seed=2), TINY, name="tiny", labels=list("abcde"), out=out)
+@pytest.fixture(scope="module", params=Storage)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out, tensors = tmp_path_factory.mktemp("model") / "tiny", random_tensors(TINY, seed=2)
+    return export_model(tensors, TINY, name="tiny", labels=list("abcde"), out=out, storage=request.param)
 
 
 def test_a_middle_block_of_one_board(model: Path) -> None:
