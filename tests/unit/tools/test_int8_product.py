@@ -37,7 +37,8 @@ def counted(values: F32) -> F32:
     scale = np.maximum(np.abs(values).max(axis=-1, keepdims=True), np.float32(1e-12)) * np.float32(1 / 127)
     steps = np.abs(AFFINE.weight).max(axis=0) / np.float32(63)
     sums = np.rint(values / scale).astype(np.int64) @ np.rint(AFFINE.weight / steps).astype(np.int64)
-    return (sums * scale * steps + AFFINE.bias).astype(np.float32)
+    found: F32 = (sums * scale * steps + AFFINE.bias).astype(np.float32)
+    return found
 
 
 def test_sums_are_those_of_the_integers(product: Stage) -> None:
