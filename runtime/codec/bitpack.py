@@ -23,7 +23,7 @@ class BitLayout:
     row_bits: int
     uniform: int  # the width if all are equal, else 0
     columns: npt.NDArray[np.intp]  # [row_bits]: cell bit that each stream bit comes from
-    place: npt.NDArray[np.float32]  # [uniform]: value of each bit of an index; empty unless uniform
+    place: I32  # [uniform]: value of each bit of an index; empty unless uniform
 
 
 def bit_layout(widths: tuple[int, ...]) -> BitLayout:
@@ -35,7 +35,7 @@ def bit_layout(widths: tuple[int, ...]) -> BitLayout:
         row_bits=sum(widths),
         uniform=uniform,
         columns=np.concatenate(cells).astype(np.intp),
-        place=(1 << np.arange(uniform - 1, -1, -1)).astype(np.float32),
+        place=(1 << np.arange(uniform - 1, -1, -1)).astype(np.int32),
     )
 
 
@@ -62,9 +62,10 @@ def unpack(streams: Sequence[tuple[U8, int]], layout: BitLayout) -> I32:
     parts = [np.unpackbits(data, count=each * layout.row_bits) for data, each in streams]
     bits = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if layout.uniform:
-        # A product with the bits' place values: exact in f32, as indices stay below 2^24.
-        values = bits.reshape(rows * count, layout.uniform).astype(np.float32) @ layout.place
-        return values.reshape(rows, count).astype(np.int32)
+        # A product with the bits' place values, in integers: in f32, where thousands of indices are faster, BLAS was seen
+        # to warn of invalid values where there are none.
+        values: I32 = bits.reshape(rows * count, layout.uniform).astype(np.int32) @ layout.place
+        return values.reshape(rows, count)
     cells = np.zeros((rows, _CELL * count), dtype=np.uint8)
     cells[:, layout.columns] = bits.reshape(rows, layout.row_bits)
     return np.packbits(cells, axis=1).view(">u2").astype(np.int32)

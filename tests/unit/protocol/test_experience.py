@@ -24,6 +24,15 @@ def test_what_a_slow_link_taught_holds_on_a_fast_one() -> None:
     assert 0.2 * known.factor(FOUR, 0.2, 12.0) == pytest.approx(0.3, rel=0.05)
 
 
+def test_little_experience_is_not_held_against_the_first_requests() -> None:
+    """After three of them most of what was missing is foreseen, and half of it after one."""
+    known, found = Experience(), []
+    for at in range(3):
+        known.learn(FOUR, predicted_s=0.3, measured_s=0.4, now=float(at))
+        found.append(0.3 * known.factor(FOUR, 0.3, float(at)) - 0.3)
+    assert found == pytest.approx([0.05, 0.0667, 0.0767], rel=0.02)
+
+
 def test_one_odd_request_changes_little() -> None:
     known = Experience()
     for at in range(12):
