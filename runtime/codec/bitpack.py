@@ -62,8 +62,8 @@ def unpack(streams: Sequence[tuple[U8, int]], layout: BitLayout) -> I32:
     parts = [np.unpackbits(data, count=each * layout.row_bits) for data, each in streams]
     bits = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if layout.uniform:
-        # A product with the bits' place values, in integers: in f32, where thousands of indices are faster, BLAS was seen
-        # to warn of invalid values where there are none.
+        # A product with the bits' place values, in integers: in f32, faster for thousands of indices, BLAS was seen to
+        # warn of invalid values where there are none.
         values: I32 = bits.reshape(rows * count, layout.uniform).astype(np.int32) @ layout.place
         return values.reshape(rows, count)
     cells = np.zeros((rows, _CELL * count), dtype=np.uint8)
