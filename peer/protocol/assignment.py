@@ -52,7 +52,7 @@ def assignments(
 ) -> list[Assign]:
     """One message per shard, in the order of the shards.
 
-    `pack`: for the input of boards with a `narrow` way to them.
+    `narrow`: boards with a slow way to them, for whose part of the input the smallest form is looked for, `pack` too.
 
     `round_s`: how long a round may take; `degrade_s`: with no more time left, codes that stay out are done without,
     and so they are from the block `degrade_from` on.
@@ -61,8 +61,8 @@ def assignments(
     left_s = min(submission.deadline_at - now, _LIMIT_MS / 1000)
     messages = []
     for shard in shards:
-        own_pack = pack if shard.peer in narrow else None
-        kind, body = _input(submission, facts, shard, own=shard.peer == self_id, pack=own_pack)
+        small = shard.peer in narrow and shard.peer != self_id
+        kind, body = _input(submission, facts, shard, small=small, pack=pack)
         messages.append(
             Assign(
                 request=submission.request,
@@ -93,11 +93,12 @@ def errand(
     attempt: int,
     epoch: Epoch,
     now: float,
+    narrow: bool,
     pack: Pack | None = None,
 ) -> Errand:
-    """The message that hands the whole request to another board; `pack`: where the way to it is narrow."""
+    """The message that hands the whole request to another board; `narrow`: over a slow way."""
     everything = Shard(peer=asker, tokens=TokenRange(start=0, stop=facts.tokens))
-    kind, body = _input(submission, facts, everything, own=False, pack=pack)
+    kind, body = _input(submission, facts, everything, small=narrow, pack=pack)
     return Errand(
         request=submission.request,
         attempt=attempt,
@@ -116,14 +117,19 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _input(
-    submission: Submission, facts: ModelFacts, shard: Shard, *, own: bool, pack: Pack | None
+    submission: Submission, facts: ModelFacts, shard: Shard, *, small: bool, pack: Pack | None
 ) -> tuple[InputKind, bytes]:
-    """The smallest form of a board's part of the input: its patch rows, packed or not, or the compressed file."""
+    """A board's part of the input: its patch rows, or, where it shall be `small`, the smallest of three forms.
+
+    These are the rows, packed or not, and the compressed file. The asked board has decoded it already, so that sending
+    the file everywhere would have every board do that once more, at a Raspberry Pi's speed for longer than rows take
+    over a link that is not narrow.
+    """
     row, image = facts.row_bytes, facts.row_bytes * facts.tokens
     tokens, batch = shard.tokens, submission.batch
     cuts = ((b * image + tokens.start * row, b * image + tokens.stop * row) for b in range(batch))
     kind, body = InputKind.ROWS, b"".join(submission.rows[start:stop] for start, stop in cuts)
-    if own:
+    if not small:
         return kind, body
     if pack is not None and len(packed := pack(body, row)) < len(body):
         kind, body = InputKind.PACKED, packed

@@ -360,7 +360,8 @@ class Coordinator:
             attempt=self._attempt,
             epoch=self._epoch,
             now=now,
-            pack=self._pack if self._outlook.narrow(view, helper) else None,
+            narrow=self._outlook.narrow(view, helper),
+            pack=self._pack,
         )
         self._input_bytes += len(message.body)
         return [Send(to=helper, message=message)]

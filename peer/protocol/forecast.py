@@ -14,7 +14,7 @@ from peer.protocol.types import Exchange, ModelFacts, PeerId
 
 _ROUNDS = 4  # walked through one by one
 _MESSAGE_S = 60e-6  # of a board's time for sending and taking one message, before experience corrects it
-NARROW = 3.75e6  # bytes per second (30 Mbit/s): below it rows are packed; reckoned from both costs, not measured
+NARROW = 3.75e6  # bytes per second (30 Mbit/s): up to it rows are packed or the file is sent; reckoned from the costs, not measured
 _PACKED = 0.6  # of a photograph's rows, about
 _FREE = Line(fixed_s=0.0, token_s=0.0)
 
@@ -43,8 +43,10 @@ class Load:
     def input_bytes(self, tokens: int, rate: float) -> float:
         """What travels of the input to a board with so many tokens over a link of `rate` bytes per second."""
         rows = tokens * self.facts.row_bytes * self.batch
-        sent = rows * _PACKED if rate <= NARROW else rows
-        return sent if self.file_bytes is None else min(sent, self.file_bytes)
+        if rate > NARROW:
+            return rows
+        packed = rows * _PACKED
+        return packed if self.file_bytes is None else min(packed, self.file_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from peer.protocol.experience import Experience
 from peer.protocol.messages import Assign
 from peer.protocol.outlook import Bustle, Outlook
 from peer.protocol.patience import FIRST_ROUND_S, Patience
-from peer.protocol.types import Epoch, Exchange, FailureReason, InputKind, PeerId, Status, Timing, View
+from peer.protocol.types import Epoch, Exchange, FailureReason, PeerId, Status, Timing, View
 
 BOARDS = 4
 VIEW = view(BOARDS)
@@ -244,14 +244,6 @@ def test_boards_get_their_own_rows_and_nothing_else(batch: int) -> None:
     ]
     assert rebuilt == [asked.rows[b * image : (b + 1) * image] for b in range(batch)]
     assert [s.tokens.count for s in messages[peer(0)].shards] == [2, 4, 10]
-
-
-def test_a_small_file_stands_in_for_rows_except_at_home() -> None:
-    messages = assigned(started(submission(boards=2, file=b"tiny"))[1])
-    assert (messages[peer(1)].input_kind, messages[peer(1)].body) == (InputKind.FILE, b"tiny")
-    assert messages[peer(0)].input_kind is InputKind.ROWS
-    messages = assigned(started(submission(boards=2, file=bytes(1000)))[1])
-    assert messages[peer(1)].input_kind is InputKind.ROWS
 
 
 @pytest.mark.parametrize("deadline_at", [100.0, 1e12, float("inf")])

@@ -7,6 +7,7 @@ from protocol_cases import FACTS, ROW_BYTES, TOKENS, peer, submission, view
 
 from peer.protocol.assignment import assignments
 from peer.protocol.experience import Experience
+from peer.protocol.forecast import NARROW, Load
 from peer.protocol.messages import Assign
 from peer.protocol.outlook import Link, Outlook
 from peer.protocol.types import Epoch, InputKind, PeerId, Shard, TokenRange
@@ -51,6 +52,15 @@ def test_rows_are_packed_for_boards_behind_a_narrow_link() -> None:
     assert forms(told(frozenset({peer(2)}))) == rows
     assert forms(told(every, b"tiny")) == [rows[0], file, file]
     assert forms(told(every, bytes(10))) == [rows[0], packed, (InputKind.FILE, bytes(10))]
+    assert forms(told(frozenset({peer(2)}), b"tiny")) == [rows[0], rows[1], file]  # no other board decodes it again
+
+
+def test_a_forecast_knows_in_what_form_the_input_travels() -> None:
+    rows = TOKENS * ROW_BYTES
+    load = Load(facts=FACTS, codec=FACTS.default_codec, batch=1, file_bytes=10)
+    assert load.input_bytes(TOKENS, NARROW + 1) == rows
+    assert load.input_bytes(TOKENS, NARROW) == 10
+    assert replace(load, file_bytes=None).input_bytes(TOKENS, NARROW) < rows
 
 
 def test_a_link_is_narrow_below_30_mbit_s() -> None:
