@@ -14,7 +14,7 @@ from peer.protocol.types import Exchange, ModelFacts, PeerId
 
 _ROUNDS = 4  # walked through one by one
 _MESSAGE_S = 60e-6  # of a board's time for sending and taking one message, before experience corrects it
-NARROW = 3.75e6  # bytes per second (30 Mbit/s): up to it rows are packed or the file is sent; reckoned from the costs, not measured
+NARROW = 3.75e6  # bytes per second (30 Mbit/s): up to it inputs are made small; reckoned from both costs, not measured
 _PACKED = 0.6  # of a photograph's rows, about
 _FREE = Line(fixed_s=0.0, token_s=0.0)
 
