@@ -147,6 +147,7 @@ class _Group:
 
     paths: tuple[Path, ...]
     images: tuple[bytes, ...]
+    left: int  # files from these on
 
 
 _Outcome = tuple[Path, InferReport | PeerError]
@@ -163,6 +164,7 @@ class _Run:
         self._failures: list[PeerError] = []
         self._progress = Progress(0)
         self._arrived = 0
+        self._at_once = 1
         self._turned_to: set[str] = set()
 
     def classify(self, named: tuple[Path, ...], batch: int) -> int:
@@ -193,7 +195,8 @@ class _Run:
                 yield from map(work, groups)
             return
         patience_s = self._query.deadline_s or DEFAULT_DEADLINE_S
-        window = Window(most=min(_MOST_AT_ONCE, _PER_BOARD * self._boards()), patience_s=patience_s)
+        self._at_once = min(_MOST_AT_ONCE, _PER_BOARD * self._boards())
+        window = Window(most=self._at_once, patience_s=patience_s)
         yield from in_order(groups, self._asking, window, lambda: self._count(batch, len(paths)))
 
     def _count(self, batch: int, total: int) -> None:
@@ -228,12 +231,13 @@ class _Run:
             return [(Path(), group)]
         names = tuple(path.name[:MAX_INPUT_NAME] for path in group.paths)
         try:
-            reports = asking.infer(replace(self._query, inputs=names), group.images)
+            at_once = min(self._at_once, -(-group.left // len(names)))
+            reports = asking.infer(replace(self._query, inputs=names, requests=at_once), group.images)
         except BadInput as exc:
             if len(names) == 1:
                 return [(group.paths[0], BadInput(f"{group.paths[0]}: {str(exc).removeprefix(f'{names[0]}: ')}"))]
             # One bad image spoils its batch: the others are sent again alone.
-            alone = (_Group(paths=(p,), images=(d,)) for p, d in zip(group.paths, group.images, strict=True))
+            alone = (_Group(paths=(p,), images=(d,), left=1) for p, d in zip(group.paths, group.images, strict=True))
             return [outcome for one in alone for outcome in self._send(asking, one)]
         except DeadlineExceeded as exc:
             return [(path, DeadlineExceeded(f"{path}: {exc}")) for path in group.paths]
@@ -261,19 +265,19 @@ def _groups(paths: list[Path], batch: int) -> Iterator[_Group | BadInput]:
     """Readable files by `batch`, or fewer where they would not fit into one request; and what cannot be read."""
     group: list[Path] = []
     images: list[bytes] = []
-    for path in paths:
+    for number, path in enumerate(paths):
         try:
             data = read_image(path)
         except BadInput as exc:
             yield exc
             continue
         if group and (len(group) == batch or sum(map(len, images)) + len(data) > MAX_BODY_BYTES):
-            yield _Group(paths=tuple(group), images=tuple(images))
+            yield _Group(paths=tuple(group), images=tuple(images), left=len(paths) - number + len(group))
             group, images = [], []
         group.append(path)
         images.append(data)
     if group:
-        yield _Group(paths=tuple(group), images=tuple(images))
+        yield _Group(paths=tuple(group), images=tuple(images), left=len(group))
 
 
 def _stable(report: InferReport, *, logits: bool, explain: bool) -> dict[str, object]:

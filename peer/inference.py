@@ -105,6 +105,7 @@ class Inference:
             deadline_at=deadline_at,
             rows=b"".join(rows),
             file=bytes(images[0]) if len(images) == 1 else None,
+            requests=query.requests,
             allow_degraded=query.allow_degraded,
         )
         decoded_s = time.monotonic() - started_at

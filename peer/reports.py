@@ -217,6 +217,8 @@ class InferQuery:
     logits: bool = False
     deadline_s: float | None = None
     allow_degraded: bool = False
+    # How many like it the client means to have under way at once, this one included; others are counted in any case.
+    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

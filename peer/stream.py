@@ -8,25 +8,39 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Generic, TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
 _AHEAD = 4  # times what is in flight may wait for an earlier result before it is printed
+_AT_ONCE_S = 0.05
 _SLOW = 1 / 2  # of the time for an answer: who waits longer has too many beside it
 
 
 class Window:
-    """How many requests are in flight: one to begin with, soon `most` of them, fewer while answers take long."""
+    """How many requests are in flight: one to begin with, soon `most` of them, fewer while answers take long.
+
+    One, until it has not failed at once: what is wrong with all of them, a daemon that does not answer or a model that
+    it does not know, shows sooner than an answer.
+    """
 
     def __init__(self, *, most: int, patience_s: float) -> None:
         """`patience_s`: the time that a request has for its answer."""
         self.most = max(1, most)
         self._narrowed = False
-        self.size = 1  # what is wrong with all of them shows with the first
+        self.size = 1
         self._slow_s = _SLOW * patience_s
+
+    @property
+    def opens_in_s(self) -> float | None:
+        """How long the only one in flight is waited for before `opened`; None: until it ends."""
+        return _AT_ONCE_S if self.size < self.most and not self._narrowed else None
+
+    def opened(self) -> None:
+        """The first has not failed at once."""
+        self.size = self.most
 
     def took(self, seconds: float) -> None:
         """An answer came after so many seconds."""
@@ -111,7 +125,11 @@ def in_order(
                     raise done.problem
                 yield done.result  # type: ignore[misc]  # a result where there is no problem
             elif crew.under_way:
-                done = crew.done.get()
+                try:
+                    done = crew.done.get(timeout=window.opens_in_s)
+                except Empty:
+                    window.opened()
+                    continue
                 crew.under_way -= 1
                 kept[done.number] = done
                 window.took(done.seconds)

@@ -41,7 +41,8 @@ def course(wanted: Submission, at: Situation, outlook: Outlook) -> Course | Requ
     if wanted.mode is Mode.SINGLE or (wanted.boards == 1 and wanted.mode is Mode.AUTO):
         return _single(at, outlook, "asked for one board")
     if wanted.mode is Mode.AUTO and free:
-        return planned(at, outlook)
+        # The first of many comes alone, and is not to be run as if it stayed alone.
+        return planned(replace(at, bustle=at.bustle.announced(wanted.requests)), outlook)
     kept, slow = _worthwhile(alive, at.bustle.absent, view.self_id) if free else (alive, ())
     boards = min(wanted.boards or len(kept), facts.tokens)
     if wanted.shares is not None and len(wanted.shares) != boards:

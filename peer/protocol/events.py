@@ -43,6 +43,7 @@ class Submission:
     deadline_at: float
     rows: bytes
     file: bytes | None  # the compressed image, when it could stand in for the rows
+    requests: int = 1  # that the asker means to have under way at once, this one included
     allow_degraded: bool = False  # rather an answer without a lost board's tokens than the time of another run
 
 

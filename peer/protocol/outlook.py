@@ -48,6 +48,10 @@ class Bustle:
     under_way: Mapping[PeerId, int] = field(default_factory=dict)  # whole pictures that boards have been given
     absent: frozenset[PeerId] = frozenset()  # boards that were silent just before
 
+    def announced(self, requests: int) -> "Bustle":
+        """With so many requests at once as their asker means to send, if those are more."""
+        return replace(self, requests=max(self.requests, requests))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:

@@ -70,6 +70,24 @@ def test_what_a_job_raises_comes_in_its_turn_and_ends_it() -> None:
         next(results)
 
 
+def test_others_do_not_wait_for_the_first_unless_it_fails_at_once() -> None:
+    begun = threading.Barrier(WIDE)
+
+    @contextmanager
+    def slow() -> Iterator[Callable[[int], int]]:
+        def work(job: int) -> int:
+            begun.wait(30.0)  # broken, and so raised, if they came one after the other
+            return job
+
+        yield work
+
+    assert list(in_order(range(WIDE), slow, Window(most=WIDE, patience_s=30.0))) == list(range(WIDE))
+    boards = Boards()
+    with pytest.raises(ValueError, match="-3"):
+        next(in_order([-3, -4, -5], boards.open, Window(most=WIDE, patience_s=30.0)))
+    assert boards.opened == 1
+
+
 def test_nothing_to_do_starts_nothing() -> None:
     boards = Boards()
     assert list(in_order([], boards.open, Window(most=WIDE, patience_s=30.0))) == []

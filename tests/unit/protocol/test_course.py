@@ -66,6 +66,16 @@ def test_four_boards_share_what_pays_to_be_shared() -> None:
     assert "4 boards are predicted to take" in found.reason
 
 
+def test_the_first_of_many_is_run_as_one_of_many() -> None:
+    boards = view(*(board(i) for i in range(4)))
+    found = taken(boards, replace(ASKED, requests=16))
+    assert found.way in (Way.SINGLE, Way.ELSEWHERE)
+    assert found.reason.startswith("16 requests at once: ")
+    assert taken(boards, replace(ASKED, requests=1)).way is Way.SEQUENCE
+    more = taken(boards, replace(ASKED, requests=2), bustle=Bustle(requests=9))
+    assert more.reason.startswith("9 requests at once: ")
+
+
 def test_a_board_that_knows_nothing_of_itself_works_alone_and_says_so() -> None:
     found = taken(view(board(0, None), board(1)))
     assert found.way is Way.SINGLE
