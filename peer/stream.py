@@ -111,6 +111,8 @@ def in_order(
     more = True
     try:
         while True:
+            if given in kept and (problem := kept[given].problem) is not None:
+                raise problem
             while more and crew.under_way < window.size and begun - given < _AHEAD * window.most:
                 following = next(numbered, None)
                 if following is None:
@@ -121,8 +123,6 @@ def in_order(
             if given in kept:
                 done = kept.pop(given)
                 given += 1
-                if done.problem is not None:
-                    raise done.problem
                 yield done.result  # type: ignore[misc]  # a result where there is no problem
             elif crew.under_way:
                 try:
