@@ -124,7 +124,7 @@ def default_state(width: int, bits: int) -> int:
 
 
 def share_bits(bits: int, blocks: int) -> tuple[int, ...]:
-    """Bits of a predictive codebook's index in each block, `bits` on average: more where all blocks gain from them.
+    """Bits of a predictive codebook's index in each block, `bits` on average: one more where all blocks gain from it.
 
     Raises ValueError for fewer than 2 bits.
     """
@@ -132,7 +132,7 @@ def share_bits(bits: int, blocks: int) -> tuple[int, ...]:
         raise ValueError("a predictive codebook needs 2 bits per block or more")
     if blocks < 4:
         return (bits,) * blocks
-    return (bits + 2, *(bits,) * (blocks - 3), bits - 1, bits - 1)
+    return (bits + 1, *(bits,) * (blocks - 2), bits - 1)
 
 
 def speaking_bits(bits: int, every: int, blocks: int) -> tuple[int, ...]:

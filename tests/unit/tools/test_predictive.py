@@ -73,7 +73,7 @@ def test_without_a_past_it_is_the_plain_transform() -> None:
 
 
 def test_a_codebooks_bits_are_what_its_name_says_on_average() -> None:
-    assert share_bits(7, 6) == (9, 7, 7, 7, 6, 6)
+    assert share_bits(7, 6) == (8, 7, 7, 7, 7, 6)
     assert share_bits(5, 3) == (5, 5, 5)
     for blocks in (4, 12, 24):
         assert sum(share_bits(7, blocks)) == 7 * blocks
