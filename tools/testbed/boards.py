@@ -6,6 +6,7 @@ with boards(Bed(slower=(8, 8), models=folder)) as bed:
 """
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from pathlib import Path
 from peer.cluster_token import new_token, write_token
 from peer.control_client import ControlClient
 from peer.errors import PeerError
-from peer.reports import InferQuery, InferReport
+from peer.protocol.forecast import NARROW
+from peer.reports import InferQuery, InferReport, PlanQuery
 from tests.helpers.lan import Lan, lan
 
 PORT = 7700
@@ -103,6 +105,14 @@ class Boards:
         """A round trip between two boards and back as the daemons' own probes see it; 0 where there is only one."""
         with ControlClient(self.socket(), timeout_s=5) as client:
             return min((m.rtt_ms for m in client.members() if m.rtt_ms), default=0.0)
+
+    def knows_links(self, mbit: float, index: int = 0) -> bool:
+        """Whether the board takes its links for narrow where they are, and only there: inputs are packed for those."""
+        narrow = 8e-6 * NARROW
+        with ControlClient(self.socket(index), timeout_s=5) as client:
+            links = {board.name: board.link_mbit or math.inf for board in client.plan(PlanQuery()).boards}
+        own = links.pop(f"board-{index}")
+        return all((min(link, own) <= narrow) == (mbit <= narrow) for link in links.values())
 
     def stop(self) -> None:
         for process in self._processes:

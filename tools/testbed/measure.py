@@ -21,6 +21,7 @@ from tools.testbed.slow_core import be_urgent
 PICTURE = records.ROOT / "docs/photos/rocket.jpg"
 SHIPPED = records.ROOT / "models_onnx"
 _WARM = 2
+_NOTICE_S = 90.0
 _DEADLINE_S = 300.0
 _LATE = 0.02  # of a request: more, and it does not count
 _TRIES = 3  # times as many requests as are wanted, at most
@@ -101,6 +102,7 @@ def measure(name: str, plan: Plan, folder: Path, out: Path) -> None:
             for _ in range(_WARM if rate == rates[0] else 1):
                 for tally in tallies:
                     _try(bed, tally.setting, image)
+            _notice(bed, rate, sorted({setting.asked for setting in left}))
             while waiting := [tally for tally in tallies if not tally.done]:
                 for tally in waiting:
                     answer = _try(bed, tally.setting, image)
@@ -110,6 +112,16 @@ def measure(name: str, plan: Plan, folder: Path, out: Path) -> None:
                         tally.take(*answer)
             for tally in tallies:
                 _keep(name, plan, tally, rtt_ms, out)
+
+
+def _notice(bed: Boards, mbit: float, asked: Sequence[int]) -> None:
+    """Let boards find out what their links are like, as they have where no links are changed under them."""
+    until = time.monotonic() + _NOTICE_S
+    while not all(bed.knows_links(mbit, index) for index in asked):
+        if time.monotonic() > until:
+            print(f"{mbit:g} Mbit/s: some boards do not know their links", file=sys.stderr, flush=True)
+            return
+        time.sleep(1.0)
 
 
 def _try(bed: Boards, setting: Setting, image: bytes) -> tuple[InferReport, float, float] | None:
