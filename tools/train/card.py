@@ -46,11 +46,12 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
     learnt = " and ".join(words for key, words in helps.items() if recipe.get(key))
     predicting = any(name.startswith(("ptc", "pvq")) for name in recipe["codecs"])
     learnt = f"Codes that predict {learnt}. " if learnt and predicting else ""
+    often = f" in proportion to their bits to the power of {-recipe['favour']:g}," if "favour" in recipe else ""
     return (
         f"Fine-tuning with codes in the loop (ASTRA, arXiv 2505.19342v2, and beyond): {recipe['steps']} steps of "
         f"{recipe['batch']}, AdamW, peak learning rate {recipe['rate']}, seed {recipe['seed']}; one checkpoint for the "
-        f"codecs {', '.join(recipe['codecs'])}, drawn per batch together with the number of boards ({boards}) and, in "
-        f"{'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
+        f"codecs {', '.join(recipe['codecs'])}, drawn per batch{often} together with the number of boards "
+        f"({boards}) and, in {'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
         f"{100 * recipe['loss_rate']:.0f} % of the batches. Distilled from the undivided model: logits with weight "
         f"{recipe['soft']}, tokens with {recipe['features']}. Noise of the residual: {recipe['noise']}; commitment: "
         f"{recipe['commitment']}. {learnt}{UNDIVIDED}"
