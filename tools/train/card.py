@@ -50,8 +50,8 @@ def tuned(metrics: Mapping[str, Any]) -> str:  # Any: a JSON object
     return (
         f"Fine-tuning with codes in the loop (ASTRA, arXiv 2505.19342v2, and beyond): {recipe['steps']} steps of "
         f"{recipe['batch']}, AdamW, peak learning rate {recipe['rate']}, seed {recipe['seed']}; one checkpoint for the "
-        f"codecs {', '.join(recipe['codecs'])}, drawn per batch{often} together with the number of boards "
-        f"({boards}) and, in {'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
+        f"codecs {', '.join(recipe['codecs'])}, drawn per batch{often} together with the number of boards ({boards}) "
+        f"and, in {'half' if recipe['uneven'] else 'none'} of the batches, random contiguous ranges; one board dies in "
         f"{100 * recipe['loss_rate']:.0f} % of the batches. Distilled from the undivided model: logits with weight "
         f"{recipe['soft']}, tokens with {recipe['features']}. Noise of the residual: {recipe['noise']}; commitment: "
         f"{recipe['commitment']}. {learnt}{UNDIVIDED}"
