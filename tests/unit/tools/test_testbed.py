@@ -174,12 +174,13 @@ def test_a_slower_board_takes_longer_and_two_of_them_answer(tmp_path: Path) -> N
 
     root = records.ROOT
     image = (root / "docs/photos/rocket.jpg").read_bytes()
-    with boards(Bed(slower=(2.0, 32.0), models=root / "models_onnx")) as bed:
+    with boards(Bed(slower=(2.0, 64.0), models=root / "models_onnx")) as bed:
         bed.rate(100.0)
         took = []
-        for index in (0, 1):
+        # The fast one is late whenever other work takes this machine's cores: one quiet moment will do.
+        for index, tries in ((0, 15), (1, 3)):
             query = InferQuery(inputs=("x",), mode="single", boards=1)
-            took.append(min(bed.ask(query, image, index=index)[1] for _ in range(3)))
+            took.append(min(bed.ask(query, image, index=index)[1] for _ in range(tries)))
         report, _ = bed.ask(InferQuery(inputs=("x",), mode="sequence", boards=2, shares=(1, 1)), image)
         assert took[1] > 4 * took[0]
         assert len(report.boards) == 2

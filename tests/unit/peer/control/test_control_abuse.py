@@ -62,6 +62,7 @@ def assert_well(daemon: Daemon) -> None:
         (frame(b'{"op":"infer","inputs":[]}'), "bad-frame"),
         (frame(b'{"op":"infer","inputs":["a"],"boards":0,"blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"top":0,"blobs":[1]}') + b"x", "refused"),
+        (frame(b'{"op":"infer","inputs":["a"],"requests":0,"blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"mode":"x","blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"exchange":"x","blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"deadline_s":0,"blobs":[1]}') + b"x", "refused"),

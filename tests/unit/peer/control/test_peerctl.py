@@ -107,6 +107,16 @@ def test_a_folder_means_its_images_in_order(peerctl: Peerctl, tmp_path: Path) ->
     assert [Path(line["input"]).name for line in lines] == ["a.jpg", "b.PNG", "c.webp"]
 
 
+def test_the_first_of_a_folder_tells_that_more_will_come(peerctl: Peerctl, daemon: Daemon, tmp_path: Path) -> None:
+    for number in range(5):
+        image(tmp_path, f"{number}.jpg")
+    peerctl("infer", tmp_path, "--batch", 2, "--json")
+    told = {query.inputs: query.requests for query, _ in daemon.api.queries}
+    assert told == {("0.jpg", "1.jpg"): 3, ("2.jpg", "3.jpg"): 2, ("4.jpg",): 1}
+    peerctl("infer", tmp_path / "0.jpg")
+    assert daemon.api.queries[-1][0].requests == 1
+
+
 def test_batches_go_out_as_one_request_each(peerctl: Peerctl, daemon: Daemon, tmp_path: Path) -> None:
     for number in range(5):
         image(tmp_path, f"{number}.jpg")
