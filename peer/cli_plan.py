@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from peer.cli_output import Asked, bold, count, printable, say_json, shared_options, table
-from peer.reports import PlanQuery, PlanReport, PlanRowReport
+from peer.reports import MAX_REQUESTS, PlanQuery, PlanReport, PlanRowReport
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +19,7 @@ from peer.reports import PlanQuery, PlanReport, PlanRowReport
 )
 @click.option("--exchange", type=click.Choice(["ring", "direct"]), help="How codes travel  [direct].")
 @click.option("--batch", type=click.IntRange(1, 64), default=1, help="Images in one request  [1].")
-@click.option("--requests", type=click.IntRange(1, 1000), default=1, help="Requests at once  [1].")
+@click.option("--requests", type=click.IntRange(1, MAX_REQUESTS), default=1, help="Requests at once  [1].")
 @shared_options
 def plan(
     *,

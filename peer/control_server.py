@@ -29,6 +29,7 @@ from peer.control_socket import inode, listen, remove
 from peer.errors import BadFrame, Busy, DeadlineExceeded, PeerError, Refused
 from peer.records import from_json, to_json
 from peer.reports import (
+    MAX_REQUESTS,
     ActivityReport,
     ExaminationReport,
     FetchReport,
@@ -308,8 +309,8 @@ def check_query(query: InferQuery, images: int) -> None:
         raise Refused(f"{query.boards} boards cannot run a model; ask for 1 or more")
     if not 1 <= query.top <= _MAX_TOP:
         raise Refused(f"top {query.top} is not between 1 and {_MAX_TOP}")
-    if query.requests < 1:
-        raise Refused(f"{query.requests} requests at once; this one is one of them")
+    if not 1 <= query.requests <= MAX_REQUESTS:
+        raise Refused(f"requests under way at once are 1, this one alone, to {MAX_REQUESTS}")
     if query.mode not in ("auto", "single", "sequence"):
         raise Refused(f"unknown mode {query.mode[:80]!r}; take auto, single or sequence")
     if query.exchange not in (None, "ring", "direct"):

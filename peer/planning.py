@@ -10,10 +10,9 @@ from peer.protocol.forecast import elsewhere_s, whole_s
 from peer.protocol.outlook import Bustle, Link, Outlook, Situation, Ways, Wish
 from peer.protocol.planner import Option, Way
 from peer.protocol.types import MAX_BATCH, Exchange, ModelFacts, PeerId, View
-from peer.reports import PlanBoardReport, PlanQuery, PlanReport, PlanRowReport
+from peer.reports import MAX_REQUESTS, PlanBoardReport, PlanQuery, PlanReport, PlanRowReport
 
 _EXCHANGES = {"direct": Exchange.DIRECT, "ring": Exchange.RING}
-_MOST_REQUESTS = 1000
 
 
 def plan_report(
@@ -30,8 +29,8 @@ def plan_report(
     codec, *others = wanted_codecs(facts, query.codec, query.within)
     if exchange not in _EXCHANGES:
         raise Refused(f"no exchange {exchange}; choose direct or ring")
-    if not 1 <= query.batch <= MAX_BATCH or not 1 <= query.requests <= _MOST_REQUESTS:
-        raise Refused(f"plan for 1 to {MAX_BATCH} images in one request, and 1 to {_MOST_REQUESTS} requests")
+    if not 1 <= query.batch <= MAX_BATCH or not 1 <= query.requests <= MAX_REQUESTS:
+        raise Refused(f"plan for 1 to {MAX_BATCH} images in one request, and 1 to {MAX_REQUESTS} requests")
     if query.input_bytes is not None and query.input_bytes < 1:
         raise Refused("an input has at least one byte")
     outlook = Outlook(Experience(lessons), lambda: links)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DEFAULT_DEADLINE_S = 30.0  # for an answer, when the asker names none
+MAX_REQUESTS = 1000  # that a client may mean to have under way at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,12 +116,13 @@ def measure(name: str, plan: Plan, folder: Path, out: Path) -> None:
 
 def _notice(bed: Boards, mbit: float, asked: Sequence[int]) -> None:
     """Let boards find out what their links are like, as they have where no links are changed under them."""
-    until = time.monotonic() + _NOTICE_S
+    began = time.monotonic()
     while not all(bed.knows_links(mbit, index) for index in asked):
-        if time.monotonic() > until:
+        if time.monotonic() > began + _NOTICE_S:
             print(f"{mbit:g} Mbit/s: some boards do not know their links", file=sys.stderr, flush=True)
             return
         time.sleep(1.0)
+    print(f"{mbit:g} Mbit/s: links known after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def _try(bed: Boards, setting: Setting, image: bytes) -> tuple[InferReport, float, float] | None:

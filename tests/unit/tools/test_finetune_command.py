@@ -95,6 +95,7 @@ def test_ablation_rows_are_measured_once(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "noise-1" / "codecs.safetensors").is_file()
     card = (tmp_path / "kept" / "noise-1" / "card.md").read_text()
     assert "1 steps of 64" in card
+    assert "in proportion to their bits to the power of -0.5" in card
     assert "predict" not in card  # tc12 does not
     rows[0]["whole"] = 12.34
     (tmp_path / "rows.json").write_text(json.dumps(rows))

@@ -63,6 +63,7 @@ def assert_well(daemon: Daemon) -> None:
         (frame(b'{"op":"infer","inputs":["a"],"boards":0,"blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"top":0,"blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"requests":0,"blobs":[1]}') + b"x", "refused"),
+        (frame(b'{"op":"infer","inputs":["a"],"requests":1' + b"0" * 400 + b',"blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"mode":"x","blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"exchange":"x","blobs":[1]}') + b"x", "refused"),
         (frame(b'{"op":"infer","inputs":["a"],"deadline_s":0,"blobs":[1]}') + b"x", "refused"),
