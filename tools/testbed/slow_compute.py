@@ -1,17 +1,15 @@
 """`peer.compute_main` on an emulated board: what the data plane's thread does takes S times its processor time.
 
-Counted is the processor time of the whole process, socket threads and encryption included. onnxruntime's steps are
-slowed one by one, so that the product's own measurements see a slow board; the rest (numpy, Python, bytes in and out)
-is caught up with before a message leaves. Listening needs no sleep: what comes is begun when the board is through.
+Counted is the processor time of the whole process, socket threads and encryption included. A shard's parts, and
+elsewhere onnxruntime's steps, are slowed one by one, so that the product's own measurements see a slow board; the rest
+(Python, bytes in and out) is caught up with before a message leaves. Listening needs no sleep: what comes is begun when
+the board is through.
 """
 
 import os
 import time
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
 
 from peer import data_plane, profiler, worker
 from peer.compute_main import main
@@ -21,6 +19,7 @@ from runtime.images import decode_rows
 from runtime.model import Model
 from runtime.shard import Shard
 from runtime.stage import Stage
+from tools.testbed.kinds import PARTS, part_kind, place_stages, stage_kind
 from tools.testbed.plain_core import go_without_matrix_unit
 from tools.testbed.slow_core import SlowCore
 
@@ -33,8 +32,8 @@ def slow_down(core: SlowCore) -> None:
     Stage.run = _step(core, Stage.run, stage_kind)  # type: ignore[method-assign]
     setattr(worker, "decode_rows", _step(core, decode_rows, lambda data, *_: ("decode", len(data))))  # noqa: B010
     setattr(profiler, "timed", core.timed)  # noqa: B010
-    for name in ("embed", "encode", "query", "attend"):
-        setattr(Shard, name, _part(core, getattr(Shard, name)))
+    for name in PARTS:
+        setattr(Shard, name, _part(core, name))
     DataSockets.send = _send(core, DataSockets.send)  # type: ignore[method-assign]
     for name in ("wait", "receive"):
         setattr(DataSockets, name, _listen(core, getattr(DataSockets, name)))
@@ -56,7 +55,7 @@ def slow_down(core: SlowCore) -> None:
 
 def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable]) -> Callable[..., _R]:
     def stepped(*arguments: object) -> _R:
-        if not core.here:
+        if not core.here or core.in_step:
             return inner(*arguments)
         with core.step(kind(*arguments)):
             return inner(*arguments)
@@ -64,39 +63,18 @@ def _step(core: SlowCore, inner: Callable[..., _R], kind: Callable[..., Hashable
     return stepped
 
 
-def place_stages() -> None:
-    """From here on a stage knows the folder of its model, which `stage_kind` asks for."""
-    Stage.__init__ = _placed(Stage.__init__)  # type: ignore[method-assign]
+def _part(core: SlowCore, name: str) -> Callable[..., object]:
+    """A part of a request, slowed as a whole; what of it decoding took is told as the slower board's."""
+    inner = getattr(Shard, name)
 
-
-def stage_kind(stage: Stage, *inputs: np.ndarray) -> Hashable:
-    """The same graph in another block has the same work to do, unless its outputs are others (the last block's are).
-
-    Of one model: weights of another type are another graph under the same name.
-    """
-    name = ".".join(part for part in stage.spec.name.split(".") if not part.isdecimal())
-    return stage.__dict__["folder"].name, name, stage.spec.outputs, tuple(each.shape for each in inputs)
-
-
-def _placed(inner: Callable[..., None]) -> Callable[..., None]:
-    """A stage that knows the folder of its model."""
-
-    def placed(stage: Stage, folder: Path, *arguments: object) -> None:
-        inner(stage, folder, *arguments)
-        stage.__dict__["folder"] = folder
-
-    return placed
-
-
-def _part(core: SlowCore, inner: Callable[..., _R]) -> Callable[..., _R]:
-    """A part of a block: what is left of it after its steps is slowed at its end, so that its time is its own."""
-
-    def parted(*arguments: object) -> _R:
-        try:
-            return inner(*arguments)
-        finally:
-            if core.here:
-                core.catch_up()
+    def parted(shard: Shard, *arguments: object) -> object:
+        if not core.here or core.in_step:
+            return inner(shard, *arguments)
+        decoded_s = shard.decode_s
+        with core.step(part_kind(name, shard, *arguments)):
+            result = inner(shard, *arguments)
+            shard.decode_s += (core.ledger.slower - 1) * (shard.decode_s - decoded_s)
+        return result
 
     return parted
 

@@ -35,6 +35,7 @@ class SlowCore:
         self.lateness = Lateness()
         self.ledger = Ledger(slower)
         self._thread: int | None = None
+        self.in_step = False  # what is begun within a step is part of it
         self._lock = os.open(os.environ["TESTBED_CORE"], os.O_RDWR | os.O_CREAT, 0o600)
         self._urgent = be_urgent()
         self._usual = UsualTimes() if os.environ.get("TESTBED_CHARGE", "usual") == "usual" else None
@@ -62,9 +63,11 @@ class SlowCore:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_IN_STEP))
         began_s = time.thread_time()
         self.ledger.exempt(began_s - before_s)
+        self.in_step = True
         try:
             yield
         finally:
+            self.in_step = False
             before_s = time.thread_time()
             self._charge(kind, before_s - began_s)
             if self._urgent:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from peer.reports import InferQuery
@@ -19,7 +20,7 @@ from tools.testbed.slow_core import be_urgent
 
 RATES = (10.0, 100.0, 1000.0)
 FACTORS = (4.0, 8.0, 16.0)
-_MODEL, _CODEC = "vit-small-257-int8", "tc160"
+_MODEL, _CODEC = "vit-small-257-int8", "tc160"  # where rounds weigh most
 _WARM, _TIMES = 3, 9
 _BULK_S = 1.5
 _PORT = 7800
@@ -52,12 +53,12 @@ def measured_rate(mbit: float) -> float:
         return came * 8e-6 / (ended_at - began_at)
 
 
-def _query(count: int) -> InferQuery:
+def _query(count: int, codec: str) -> InferQuery:
     return InferQuery(
         inputs=("picture",),
         boards=count,
         shares=(1.0,) * count if count > 1 else None,
-        codec=_CODEC,
+        codec=codec,
         mode="sequence" if count > 1 else "single",
         deadline_s=300.0,
     )
@@ -80,8 +81,10 @@ def in_turns(asked: Sequence[tuple[Boards, int, InferQuery]]) -> list[float]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder = options.models / "validate"
-    make(_MODEL, folder, (_CODEC,))
+    model, codec = options.model, options.codec
+    folder = options.models / f"validate-{model}"
+    make(model, folder, (codec,))
+    query = partial(_query, codec=codec)
     be_urgent()
     wrong = 0
 
@@ -95,12 +98,12 @@ def _run(options: argparse.Namespace) -> int:
     for mbit in RATES:
         # A full frame holds 1448 bytes of payload; the bucket counts 1514.
         line(f"link of {mbit:g} Mbit/s, payload", measured_rate(mbit), mbit * 1448 / 1514, "Mbit/s", 0.05)
-    single = Setting(model=_MODEL, boards=1)
-    learn((single, replace(single, boards=2, codec=_CODEC)), folder, folder / "steps.jsonl")
+    single = Setting(model=model, boards=1)
+    learn((single, replace(single, boards=2, codec=codec)), folder, folder / "steps.jsonl")
     slowed = {"TESTBED_LEARNED": str(folder / "steps.jsonl")}
     with boards(Bed(slower=FACTORS, models=folder, environment=slowed)) as bed:
         bed.rate(1000.0)
-        alone = in_turns([(bed, index, _query(1)) for index in range(len(FACTORS))])
+        alone = in_turns([(bed, index, query(1)) for index in range(len(FACTORS))])
     for factor, found in zip(FACTORS, alone, strict=True):
         # Only the client's own few milliseconds do not scale.
         line(f"one board, {factor:g} times slower, against the one of 8", found, alone[1] * factor / 8, "ms", 0.05)
@@ -109,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
         for each in (cores, bed):
             each.rate(1000.0)
         one, two, slow_one, slow_two = in_turns(
-            [(cores, 0, _query(1)), (cores, 0, _query(2)), (bed, 0, _query(1)), (bed, 0, _query(2))]
+            [(cores, 0, query(1)), (cores, 0, query(2)), (bed, 0, query(1)), (bed, 0, query(2))]
         )
     line("one board, 8 times slower, against a real core x 8", slow_one, 8 * one, "ms", 0.10)
     line("two boards, 8 times slower, against two real cores x 8", slow_two, 8 * two, "ms", 0.10)
@@ -121,4 +124,6 @@ def _run(options: argparse.Namespace) -> int:
 def add_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("validate", help="is the emulation to be believed?")
     parser.add_argument("--models", type=Path, default=Path("runs/models"))
+    parser.add_argument("--model", default=_MODEL, help=f"one with random weights  [{_MODEL}]")
+    parser.add_argument("--codec", default=_CODEC, help=f"how two boards pack their codes  [{_CODEC}]")
     parser.set_defaults(run=_run)

@@ -5,10 +5,16 @@ import json
 import platform
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tools.export.calibration import Calibration
+from tools.export.random_vit import TINY, random_tensors
+from tools.export.vit import export_model
 from tools.testbed.learn import cases
 from tools.testbed.settings import Setting
 from tools.testbed.slow_core import SlowCore
@@ -44,7 +50,37 @@ def test_every_boards_part_of_a_plan_is_learned_once() -> None:
     even = Setting(model="m", boards=4, codec="tc53")
     uneven = Setting(model="m", boards=2, codec="tc53", weights=(1.0, 3.0))
     alone = Setting(model="m", boards=1)
-    assert cases([alone, even, uneven, even], 196) == (("tc53", 49, 147), ("tc53", 147, 49))
+    assert cases([alone, even, uneven, even], 196) == (
+        ("tc53", 49, (49, 49, 49)),
+        ("tc53", 49, (147,)),
+        ("tc53", 147, (49,)),
+    )
+
+
+def test_a_shards_parts_are_learned_as_a_whole_and_each_once(tmp_path: Path) -> None:
+    shape = replace(TINY, blocks=4)
+    rows = np.random.default_rng(4).integers(0, 256, (30, shape.tokens, shape.row_bytes), dtype=np.uint8)
+    folder = export_model(
+        random_tensors(shape, seed=4),
+        shape,
+        name="four",
+        labels=list("abcde"),
+        out=tmp_path / "four",
+        codecs=["f32", "ptc8x2"],
+        calibration=Calibration(rows=rows),
+    )
+    out = tmp_path / "steps.jsonl"
+    case = "ptc8x2:5:5+6"
+    command = [sys.executable, "-m", "tools.testbed.learn", "--model", str(folder), "--cases", case, "--out", str(out)]
+    subprocess.run(command, check=True)
+    seen = Counter(json.loads(line)[0] for line in out.read_text().splitlines())
+    own = "('four', 'ptc8x2',"
+    passes = seen[f"{own} 'attend', 1, 5, (5, 6), False, 2, False)"]
+    assert passes == 7
+    assert seen[f"{own} 'attend', 1, 5, (5, 6), False, 2, True)"] == passes  # the last blocks have less to do
+    # `attend` makes sure of the queries, which are there: nobody takes that for computing them.
+    assert seen[f"{own} 'query', 1, 5, False)"] == 2 * passes
+    assert not [kind for kind in seen if "'ptc8x2.attend'" in kind and "(1, 6, 32)" in kind]  # parts of a part
 
 
 def test_nothing_is_learned_from_a_file_that_is_not_there(tmp_path: Path) -> None:
