@@ -310,7 +310,7 @@ def check_query(query: InferQuery, images: int) -> None:
     if not 1 <= query.top <= _MAX_TOP:
         raise Refused(f"top {query.top} is not between 1 and {_MAX_TOP}")
     if not 1 <= query.requests <= MAX_REQUESTS:
-        raise Refused(f"requests under way at once are 1, this one alone, to {MAX_REQUESTS}")
+        raise Refused(f"ask with 1 to {MAX_REQUESTS} requests under way, this one among them")
     if query.mode not in ("auto", "single", "sequence"):
         raise Refused(f"unknown mode {query.mode[:80]!r}; take auto, single or sequence")
     if query.exchange not in (None, "ring", "direct"):

@@ -16,6 +16,8 @@ from peer.errors import BadFrame
 
 R = TypeVar("R")
 
+_MOST = (1 << 63) - 1
+
 
 def to_json(record: object) -> Any:  # Any: a JSON value, handed to json.dumps
     """The JSON value of a record, or of a tuple or mapping of records."""
@@ -98,5 +100,7 @@ def _read_scalar(annotation: Any, value: object, *, where: str) -> object:  # An
         return number
     # bool is a subclass of int in Python; in JSON they are different things.
     if isinstance(value, annotation) and isinstance(value, bool) == (annotation is bool):
+        if annotation is int and not -_MOST <= value <= _MOST:  # Python's have no end; whoever computes with them does
+            raise BadFrame(f"{where} is not a number of 64 bits")
         return value
     raise BadFrame(f"{where} is not of type {annotation.__name__}")

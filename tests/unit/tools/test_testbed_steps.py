@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytest
 from tools.export.calibration import Calibration
 from tools.export.random_vit import TINY, random_tensors
 from tools.export.vit import export_model
+from tools.testbed import slow_compute
 from tools.testbed.learn import cases
 from tools.testbed.settings import Setting
 from tools.testbed.slow_core import SlowCore
 from tools.testbed.usual_times import Notebook, UsualTimes, read
 
+real_step = SlowCore.step
 KIND = ("a model", "attend", (1, 50, 768))
 
 
@@ -107,6 +110,34 @@ print(json.dumps([done, *before, asked(0x1023), asked(0x7777)]))
     assert before != errno.EPERM
     assert after == errno.EPERM
     assert other_after == other_before != errno.EPERM
+
+
+def test_a_step_within_a_step_is_part_of_it_and_decoding_is_told_as_the_slower_boards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TESTBED_CORE", str(tmp_path / "core"))
+    monkeypatch.setattr("tools.testbed.slow_core.be_urgent", lambda: False)
+    core, begun = SlowCore(8.0), list[object]()
+    monkeypatch.setattr(SlowCore, "here", True)
+    monkeypatch.setattr(SlowCore, "step", lambda self, kind: begun.append(kind) or real_step(core, kind))
+    monkeypatch.setattr(slow_compute, "part_kind", lambda name, *_: name)
+    core.ledger.begin(time.monotonic(), time.process_time())
+
+    class Part:
+        decode_s = 1.0
+
+        def attend(self) -> str:
+            self.decode_s += 0.5
+            return stage()
+
+    stage = slow_compute._step(core, lambda: "run", lambda: "stage")
+    monkeypatch.setattr(slow_compute, "Shard", Part)
+    part = Part()
+    assert slow_compute._part(core, "attend")(part) == "run"
+    assert part.decode_s == 1.0 + 8 * 0.5
+    assert stage() == "run"
+    assert begun == ["attend", "stage"]
+    assert not core.in_step
 
 
 def test_a_board_measures_itself_by_its_own_clock_even_if_it_was_kept_from_the_core(
